@@ -1,0 +1,126 @@
+"""The seam between the worker and whatever computes: requests in, outcomes out, never an exception for a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from airflow_mullama.rows import RowError
+from airflow_mullama.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is started with.
+
+    Args:
+        task: what it will be asked for.
+        model: path of the model file, or a name that only the engine understands.
+        options: the engine's own settings, already validated.
+        settings: the job's settings (:meth:`airflow_mullama.jobs.Job.engine_settings`).
+        tokenizer: path of a ``tokenizer.json`` that belongs to the model, if there is one.
+        require_gpu: refuse to start where layers are to go to a GPU and none is seen.
+        row_timeout: seconds one row may take.
+    """
+
+    task: Literal["generate", "embed"]
+    model: str
+    options: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    tokenizer: str | None = None
+    require_gpu: bool = False
+    row_timeout: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the worker receives it."""
+        return asdict(self)
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling parameters of a generation."""
+        return Sampling.from_mapping(self.settings["sampling"])
+
+
+@dataclass
+class Request:
+    """One row as the engine sees it.
+
+    Args:
+        row: position in the partition, from 0.
+        attempt: 1 for the first try.
+        text: the rendered prompt or text.
+        tokens: token ids, where the engine prepared them.
+    """
+
+    row: int
+    attempt: int
+    text: str
+    tokens: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated answer. ``finish_reason`` is ``stop`` or ``length``; token counts are the engine's."""
+
+    response: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A raw vector as the model gave it, ``float32[n_embd]``; the worker normalises, cuts and checks it."""
+
+    vector: npt.NDArray[np.float32]
+    prompt_tokens: int
+
+
+Outcome = Union[Generation, Embedding, RowError]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a started engine says of itself; it goes to the log and to ``doctor``.
+
+    Args:
+        engine: the engine's name.
+        version: of the engine's package.
+        n_parallel: calls it works on at once.
+        window: rows to keep in flight, so that a free call always finds rows that are prepared.
+        n_ctx: tokens one row may use, prompt and answer together.
+        dimensions: length of its vectors, for embedding.
+        chat: whether prompts go through a chat template.
+        devices: what it computes on, for people.
+        notes: warnings and choices worth a log line.
+    """
+
+    engine: str
+    version: str
+    n_parallel: int
+    window: int
+    n_ctx: int | None = None
+    dimensions: int | None = None
+    chat: bool = False
+    devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+class Engine(Protocol):
+    """A loaded engine inside the worker process."""
+
+    info: EngineInfo
+    rows_per_call: int
+    """How many rows one :meth:`run` takes at most; 1 where rows are independent requests."""
+
+    def prepare(self, requests: Sequence[Request]) -> list[Request | RowError]:
+        """Tokenise and check a batch, in order. Called by one thread, ahead of :meth:`run`."""
+        ...
+
+    def run(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Compute one outcome per request, in order. Called from ``n_parallel`` threads at once."""
+        ...

@@ -1,0 +1,142 @@
+"""The engine without a model: for dry runs, and for testing everything around an engine.
+
+It answers with the request itself and embeds by hashing, always the same for the same text. ``faults`` scripts what a
+real engine does on a bad day; it is keyed by the row's position in its partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from airflow_mullama import __version__
+from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
+from airflow_mullama.engines.options import Number, OfType, Whole
+from airflow_mullama.engines.registry import EngineSpec
+from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.rows import ErrorType, RowError
+
+DEFAULT_DIMENSIONS = 8
+FAULT_KINDS = ("fail", "crash", "hang", "fail_once", "crash_once")
+
+
+class EchoEngine:
+    """See the module. Tokens are words, so that counts and limits mean something."""
+
+    rows_per_call = 1
+
+    def __init__(self, settings: EngineSettings) -> None:
+        options = settings.options
+        self._task = settings.task
+        self._delay_s = float(options.get("delay_s", 0.0))
+        self._n_ctx = options.get("n_ctx")
+        self._dimensions = int(options.get("dimensions", DEFAULT_DIMENSIONS))
+        self._faults = parse_faults(options.get("faults") or {})
+        self._max_tokens = int(settings.settings.get("max_tokens", 0))
+        self._log = options.get("request_log")
+        self.rows_per_call = 1 if self._delay_s or self._faults else 64
+        n_parallel = int(options.get("n_parallel", 4))
+        self.info = EngineInfo(
+            engine="echo",
+            version=__version__,
+            n_parallel=n_parallel,
+            window=2 * n_parallel * self.rows_per_call,
+            n_ctx=self._n_ctx,
+            dimensions=self._dimensions if settings.task == "embed" else None,
+            chat=bool(settings.settings.get("chat")),
+        )
+
+    def prepare(self, requests: Sequence[Request]) -> list[Request | RowError]:
+        return [self._prepare(request) for request in requests]
+
+    def _prepare(self, request: Request) -> Request | RowError:
+        if self._n_ctx is not None and len(request.text.split()) >= self._n_ctx:
+            words = len(request.text.split())
+            return RowError(
+                ErrorType.PROMPT_TOO_LONG,
+                f"the request has {words} tokens and n_ctx is {self._n_ctx}: shorten the text or raise n_ctx",
+            )
+        return request
+
+    def run(self, requests: Sequence[Request]) -> list[Outcome]:
+        if self._log:
+            with open(self._log, "a") as log:
+                log.write("".join(f"{request.row}\n" for request in requests))
+        if self._delay_s:
+            time.sleep(self._delay_s * len(requests))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Outcome:
+        fault = self._faults.get(request.row)
+        if fault == "crash" or (fault == "crash_once" and _first_time(self._log, request.row)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hang":
+            threading.Event().wait()
+        if fault == "fail" or (fault == "fail_once" and request.attempt == 1):
+            return RowError(ErrorType.ENGINE_ERROR, f"scripted failure of row {request.row}")
+        words = request.text.split()
+        if self._task == "embed":
+            return Embedding(hash_vector(request.text, self._dimensions), len(words))
+        cut = len(words) > self._max_tokens
+        return Generation(
+            response=" ".join(words[: self._max_tokens]) if cut else request.text,
+            finish_reason="length" if cut else "stop",
+            prompt_tokens=len(words),
+            completion_tokens=min(len(words), self._max_tokens),
+        )
+
+
+def _first_time(log: str | None, row: int) -> bool:
+    # A restarted worker remembers nothing: the request log is what outlives it.
+    if log is None:
+        return True
+    with open(log) as lines:
+        return sum(line.strip() == str(row) for line in lines) <= 1
+
+
+def hash_vector(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A vector in [-1, 1) made of the text's hash; ``float32[dimensions]``."""
+    bytes_ = hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(4 * dimensions)
+    return (np.frombuffer(bytes_, np.uint32).astype(np.float64) / 2**31 - 1).astype(np.float32)
+
+
+def parse_faults(faults: Mapping[str, Any]) -> dict[int, str]:
+    """Turn ``{"fail": [3, 5], "crash": [7]}`` into ``{3: "fail", 5: "fail", 7: "crash"}``.
+
+    Raises:
+        ConfigurationError: an unknown kind, or rows that are not whole numbers.
+    """
+    by_row: dict[int, str] = {}
+    for kind, rows in faults.items():
+        if kind not in FAULT_KINDS:
+            raise ConfigurationError(f"engine_options['faults'] has {kind!r}; it may have {', '.join(FAULT_KINDS)}.")
+        if not isinstance(rows, (list, tuple)) or not all(isinstance(row, int) for row in rows):
+            raise ConfigurationError(f"engine_options['faults'][{kind!r}] is {rows!r}; it must be a list of rows.")
+        by_row.update(dict.fromkeys(rows, kind))
+    return by_row
+
+
+SPEC = EngineSpec(
+    name="echo",
+    package=None,
+    install="it is part of this package",
+    needs_model_file=False,
+    start=EchoEngine,
+    checks={
+        "delay_s": Number(0.0, 3600.0),
+        "n_parallel": Whole(1, 256),
+        "n_ctx": Whole(1, 1_000_000),
+        "dimensions": Whole(1, 65_536),
+        "faults": OfType(Mapping, "a dictionary such as {'fail': [3], 'crash': [7], 'hang': []}"),
+        "request_log": OfType(str, "the path of a file that gets one line a request"),
+    },
+    output_options=frozenset({"n_ctx", "dimensions"}),
+    vector_length=lambda options, header: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
+)

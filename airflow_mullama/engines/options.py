@@ -1,0 +1,84 @@
+"""Checking ``engine_options`` before a process is started with them: some values hang or abort llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from airflow_mullama.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from ``low`` to ``high``."""
+
+    low: int
+    high: int
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from ``low`` to ``high``."""
+
+    low: float
+    high: float
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values."""
+
+    values: tuple[object, ...]
+
+    def accepts(self, value: object) -> bool:
+        return any(type(value) is type(allowed) and value == allowed for allowed in self.values)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.values))
+
+
+@dataclass(frozen=True)
+class OfType:
+    """Any value of a type."""
+
+    type_: type
+    words: str
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, self.type_)
+
+    def __str__(self) -> str:
+        return self.words
+
+
+Check = Union[Whole, Number, OneOf, OfType]
+
+
+def validate_options(engine: str, checks: Mapping[str, Check], options: Mapping[str, Any]) -> None:
+    """Refuse an unknown option or a value out of range.
+
+    Raises:
+        ConfigurationError: names the option, the value and what it may be.
+    """
+    for name, value in options.items():
+        check = checks.get(name)
+        if check is None:
+            raise ConfigurationError(
+                f"engine_options has {name!r}, which the engine {engine!r} does not know; it knows: "
+                f"{', '.join(sorted(checks))}."
+            )
+        if not check.accepts(value):
+            raise ConfigurationError(f"engine_options[{name!r}] is {value!r}; it must be {check}.")

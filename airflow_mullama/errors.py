@@ -1,0 +1,107 @@
+"""Every failure of a task, named for its condition.
+
+A row's failure is data and never one of these (see :mod:`airflow_mullama.rows`): an exception of this tree ends the task.
+Each message says what was found, why it cannot go on, and what to change.
+"""
+
+from __future__ import annotations
+
+
+class MullamaError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigurationError(MullamaError, ValueError):
+    """An argument that cannot work, whatever the data: a wrong name, type, range or combination."""
+
+
+class TemplateError(ConfigurationError):
+    """A prompt template that is not plain text with ``{column}`` placeholders."""
+
+
+class InputNotFoundError(MullamaError, FileNotFoundError):
+    """The input path does not exist, or holds no Parquet file."""
+
+
+class InputUnreadableError(MullamaError):
+    """The input is there but is not a readable Parquet file, or its files do not fit together."""
+
+
+class InputChangedError(MullamaError):
+    """The input changed or vanished while it was being read."""
+
+
+class MissingColumnError(MullamaError, KeyError):
+    """The input lacks a column that the job names."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the sentence in quotes
+
+
+class ColumnClashError(MullamaError):
+    """The input already has a column with the name of an output column."""
+
+
+class OutputExistsError(MullamaError, FileExistsError):
+    """The output is there and the job says ``if_exists="error"``."""
+
+
+class OutputNotWritableError(MullamaError):
+    """The output location refuses to be written: permissions, a full disk, a read-only filesystem."""
+
+
+class ModelNotFoundError(MullamaError, FileNotFoundError):
+    """No model at the given path, URL or name."""
+
+
+class ModelUnreadableError(MullamaError):
+    """The model file is not a whole GGUF file."""
+
+
+class ModelLoadError(MullamaError):
+    """The engine refused the model or the settings it was given with it."""
+
+
+class ChatTemplateMissingError(MullamaError):
+    """``chat=True`` with a model that carries no chat template."""
+
+
+class EngineNotAvailableError(MullamaError):
+    """The engine's package is not installed, or there is no engine of that name."""
+
+
+class GpuNotAvailableError(MullamaError):
+    """GPU layers are required and the engine sees no GPU."""
+
+
+class DependencyMissingError(MullamaError):
+    """An optional package that this use needs is not installed."""
+
+
+class WorkerCrashError(MullamaError):
+    """The worker process died again and again, and no single row explains it."""
+
+
+class EngineFailedError(MullamaError):
+    """The engine is plainly dead: every row fails with the same engine error."""
+
+
+class ErrorBudgetExceededError(MullamaError):
+    """More rows failed than ``max_error_ratio`` allows. The output was written before this was raised.
+
+    Args:
+        message: the sentence.
+        manifest: the :class:`airflow_mullama.manifest.PartitionManifest` of what was written.
+    """
+
+    def __init__(self, message: str, manifest: object = None) -> None:
+        super().__init__(message)
+        self.manifest = manifest
+
+
+class AccountingError(MullamaError):
+    """Rows out are not rows in. A defect of this package: nothing was published."""
+
+
+class JobStoppedError(MullamaError):
+    """The job was asked to stop and did, after making what was finished durable."""

@@ -1,0 +1,176 @@
+"""The machine-readable account of finished work: what goes to XCom and, for each partition, into the Parquet footer."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from airflow_mullama import __version__
+from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, Status
+
+MANIFEST_VERSION = 1
+FOOTER_KEY = b"airflow_mullama"
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the wall-clock time of a partition went.
+
+    Args:
+        total: from opening the input to the published output.
+        model_load: until the engine was ready (0 if it was already, or was not needed).
+        waiting_for_input: the engine was idle because no row was ready.
+        engine: the engine had rows.
+        writing: the output was written and published.
+    """
+
+    total: float = 0.0
+    model_load: float = 0.0
+    waiting_for_input: float = 0.0
+    engine: float = 0.0
+    writing: float = 0.0
+
+
+@dataclass(frozen=True)
+class PartitionManifest:
+    """The account of one partition. ``rows`` is the sum of ``status_counts``; tokens are those of all rows.
+
+    Args:
+        skipped: ``"up_to_date"`` where nothing was done because the output is already right.
+        computed_rows: rows the engine was asked for in this attempt.
+        resumed_rows: rows found in the stage of an earlier attempt.
+        repaired_rows: rows of the published output that failed and were asked again.
+    """
+
+    task: str
+    input_path: str
+    output_path: str
+    engine: str
+    model: str
+    model_sha256: str
+    fingerprint: str
+    rows: int
+    status_counts: Mapping[str, int]
+    error_types: Mapping[str, int]
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    computed_rows: int
+    resumed_rows: int
+    repaired_rows: int
+    seconds: Seconds
+    bytes_in: int
+    bytes_out: int
+    started_at: str
+    ended_at: str
+    skipped: str | None = None
+    engine_version: str | None = None
+    package_version: str = __version__
+    manifest_version: int = MANIFEST_VERSION
+    partitions: Sequence[PartitionManifest] = field(default=())
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows with neither a result nor a null input."""
+        counts = self.status_counts
+        return counts.get(Status.FAILED.value, 0) + counts.get(Status.INVALID_OUTPUT.value, 0)
+
+    @property
+    def retryable_rows(self) -> int:
+        """Failed rows that another attempt may mend."""
+        return sum(self.error_types.get(error_type, 0) for error_type in RETRYABLE_ERROR_TYPES)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows computed in this attempt over the seconds the engine had rows."""
+        return _rate(self.computed_rows, self.seconds.engine)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it goes to XCom: only texts, numbers, lists and dictionaries."""
+        value = asdict(self)
+        value["seconds"] = {name: round(amount, 3) for name, amount in value["seconds"].items()}
+        value["rows_per_second"] = round(self.rows_per_second, 2)
+        # Tokens of resumed rows were paid for in another attempt: the rate scales them out.
+        share = self.computed_rows / self.rows if self.rows else 0.0
+        tokens = (self.prompt_tokens + self.completion_tokens) * share
+        value["tokens_per_second"] = round(_rate(tokens, self.seconds.engine), 2)
+        value["partitions"] = [partition.to_json() for partition in self.partitions]
+        if not self.partitions:
+            del value["partitions"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PartitionManifest:
+        """The reverse of :meth:`to_json`; unknown keys of a later version are ignored."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        known["seconds"] = Seconds(**value["seconds"])
+        known["partitions"] = tuple(cls.from_json(partition) for partition in value.get("partitions", ()))
+        return cls(**known)
+
+    def to_footer(self) -> bytes:
+        """As it stands in the Parquet footer."""
+        return json.dumps(self.to_json(), sort_keys=True).encode()
+
+    def as_up_to_date(self) -> PartitionManifest:
+        """The stored account of an output that needs nothing, marked so: nothing was computed this time."""
+        return replace(self, skipped="up_to_date", computed_rows=0, resumed_rows=0, repaired_rows=0, seconds=Seconds())
+
+
+def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest:
+    """One account of several partitions, with theirs inside. Needs at least one."""
+    first = manifests[0]
+    times = [asdict(one.seconds) for one in manifests]
+    same_skip = {one.skipped for one in manifests}
+    return replace(
+        first,
+        input_path=_common(one.input_path for one in manifests),
+        output_path=_common(one.output_path for one in manifests),
+        fingerprint="",
+        rows=sum(one.rows for one in manifests),
+        status_counts=_add(one.status_counts for one in manifests),
+        error_types=_add(one.error_types for one in manifests),
+        attempts=sum(one.attempts for one in manifests),
+        prompt_tokens=sum(one.prompt_tokens for one in manifests),
+        completion_tokens=sum(one.completion_tokens for one in manifests),
+        computed_rows=sum(one.computed_rows for one in manifests),
+        resumed_rows=sum(one.resumed_rows for one in manifests),
+        repaired_rows=sum(one.repaired_rows for one in manifests),
+        seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
+        bytes_in=sum(one.bytes_in for one in manifests),
+        bytes_out=sum(one.bytes_out for one in manifests),
+        started_at=min(one.started_at for one in manifests),
+        ended_at=max(one.ended_at for one in manifests),
+        skipped=first.skipped if len(same_skip) == 1 else None,
+        partitions=tuple(manifests),
+    )
+
+
+def utc_now() -> str:
+    """Now, as ISO 8601 with zone."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else 0.0
+
+
+def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, count in one.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def _common(paths: Iterable[str]) -> str:
+    """The folder that all paths share."""
+    segments = [path.split("/") for path in paths]
+    shared = []
+    for column in zip(*segments, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return "/".join(shared)

@@ -1,0 +1,161 @@
+"""The row contract: what every output row says of itself, whichever engine ran.
+
+Statuses, error types and output columns are listed here and nowhere else. Counts always reconcile:
+``success + failed + invalid_output + skipped == rows``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import pyarrow as pa
+
+from airflow_mullama.errors import ColumnClashError
+
+
+class Status(str, Enum):
+    """What became of one input row."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    INVALID_OUTPUT = "invalid_output"
+    """The model answered, and the answer breaks the output schema."""
+    SKIPPED = "skipped"
+    """The input was null, so nothing was asked."""
+
+
+class ErrorType(str, Enum):
+    """Stable codes for the ``error_type`` column: a ``WHERE`` clause can rely on them."""
+
+    NULL_INPUT = "null_input"
+    RENDER_ERROR = "render_error"
+    EMPTY_INPUT = "empty_input"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    ENGINE_ERROR = "engine_error"
+    ENGINE_CRASH = "engine_crash"
+    TIMEOUT = "timeout"
+    INVALID_JSON = "invalid_json"
+    SCHEMA_MISMATCH = "schema_mismatch"
+    UNDECODABLE_TEXT = "undecodable_text"
+    NON_FINITE_EMBEDDING = "non_finite_embedding"
+    ZERO_EMBEDDING = "zero_embedding"
+    RATE_LIMITED = "rate_limited"
+    HTTP_ERROR = "http_error"
+
+    @property
+    def status(self) -> Status:
+        """The status of a row that ends with this error."""
+        if self is ErrorType.NULL_INPUT:
+            return Status.SKIPPED
+        if self in (ErrorType.INVALID_JSON, ErrorType.SCHEMA_MISMATCH):
+            return Status.INVALID_OUTPUT
+        return Status.FAILED
+
+    @property
+    def retryable(self) -> bool:
+        """Whether asking again, now or in the next attempt of the task, can help.
+
+        What the row's own text decides (too long, unrenderable, a crash that it alone causes) is not asked again.
+        """
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        ErrorType.ENGINE_ERROR,
+        ErrorType.TIMEOUT,
+        ErrorType.NON_FINITE_EMBEDDING,
+        ErrorType.ZERO_EMBEDDING,
+        ErrorType.RATE_LIMITED,
+        ErrorType.HTTP_ERROR,
+    }
+)
+
+RETRYABLE_ERROR_TYPES = tuple(sorted(error_type.value for error_type in _RETRYABLE))
+
+STATUS_OF_ERROR_TYPE: Mapping[str, str] = {error_type.value: error_type.status.value for error_type in ErrorType}
+
+
+@dataclass(frozen=True)
+class RowError:
+    """Why a row has no result: a code for machines and a message for people."""
+
+    error_type: ErrorType
+    message: str
+
+
+@dataclass(frozen=True)
+class ResultColumns:
+    """The columns one kind of job adds to its input.
+
+    Args:
+        fields: added columns in output order, without prefix.
+        result_names: those of them that hold the result and are null in a row without one.
+    """
+
+    fields: tuple[pa.Field, ...]
+    result_names: tuple[str, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The added columns as a schema, without prefix: what a staged chunk holds besides its row numbers."""
+        return pa.schema(list(self.fields))
+
+
+def generation_columns() -> ResultColumns:
+    """Columns that generation adds (DESIGN: the row contract)."""
+    return ResultColumns(
+        fields=(
+            pa.field("response", pa.string()),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error_type", pa.string()),
+            pa.field("error", pa.string()),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("finish_reason", pa.string()),
+            pa.field("prompt_tokens", pa.int32()),
+            pa.field("completion_tokens", pa.int32()),
+        ),
+        result_names=("response", "finish_reason"),
+    )
+
+
+def embedding_columns(dimensions: int, value_type: pa.DataType) -> ResultColumns:
+    """Columns that embedding adds.
+
+    Args:
+        dimensions: length of each vector.
+        value_type: Arrow type of its numbers, ``float32`` or ``float16``.
+    """
+    return ResultColumns(
+        fields=(
+            pa.field("embedding", pa.list_(value_type, dimensions)),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error_type", pa.string()),
+            pa.field("error", pa.string()),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("prompt_tokens", pa.int32()),
+        ),
+        result_names=("embedding",),
+    )
+
+
+GENERATION_COLUMN_NAMES = tuple(field.name for field in generation_columns().fields)
+EMBEDDING_COLUMN_NAMES = tuple(field.name for field in embedding_columns(1, pa.float32()).fields)
+
+
+def refuse_column_clash(input_names: list[str], added_names: tuple[str, ...], output_prefix: str) -> None:
+    """Refuse an input that already has a column of an output column's name.
+
+    Raises:
+        ColumnClashError: names the columns and the remedy.
+    """
+    added = {output_prefix + name for name in added_names}
+    clash = [name for name in input_names if name in added]
+    if clash:
+        listed = ", ".join(repr(name) for name in clash)
+        raise ColumnClashError(
+            f"The input already has the column(s) {listed} that this job would add; "
+            f"set output_prefix= to a text that makes the new names different (now {output_prefix!r})."
+        )

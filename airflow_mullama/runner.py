@@ -1,0 +1,145 @@
+"""One partition in, one partition out: the loop that keeps every promise to the rows.
+
+Requests are read and rendered on one thread, outcomes made durable on another, the engine computes in the worker
+process; this thread only moves things between them, so that it can be stopped at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import Union
+
+from airflow_mullama.engines.base import EngineSettings
+from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError
+from airflow_mullama.jobs import Job
+from airflow_mullama.manifest import PartitionManifest, merge_manifests
+from airflow_mullama.models.resolve import Model, model_without_file, resolve_model
+from airflow_mullama.partition_run import PartitionRun
+from airflow_mullama.progress import LogListener, ProgressListener
+from airflow_mullama.storage.filesystems import Resolver, resolve_location
+from airflow_mullama.storage.partitions import Partition, discover_partitions
+from airflow_mullama.worker.session import EngineSession
+
+log = logging.getLogger(__name__)
+
+Paths = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
+
+
+def run_job(
+    job: Job,
+    input_path: Paths,
+    output_path: Paths,
+    *,
+    resolver: Resolver = resolve_location,
+    listeners: Sequence[ProgressListener] | None = None,
+    stop: threading.Event | None = None,
+) -> PartitionManifest:
+    """Do a job for every partition of ``input_path``, one after the other, with one engine.
+
+    Args:
+        job: what to do.
+        input_path: a file, a directory or a list (:func:`airflow_mullama.storage.partitions.discover_partitions`).
+        output_path: where the outputs go.
+        resolver: opens paths and URLs.
+        listeners: who is told of progress; by default the log.
+        stop: set it from anywhere, a signal handler too, to end the job soon with what is finished kept.
+
+    Returns:
+        The manifest; for several partitions, their sum with each one inside.
+
+    Raises:
+        MullamaError: see :mod:`airflow_mullama.errors`. Nothing half-done is visible at the output.
+    """
+    partitions = discover_partitions(input_path, output_path, resolver)
+    return _run_partitions(job, partitions, resolver, listeners, stop)
+
+
+def run_partition(
+    job: Job,
+    input_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    resolver: Resolver = resolve_location,
+    listeners: Sequence[ProgressListener] | None = None,
+    stop: threading.Event | None = None,
+) -> PartitionManifest:
+    """Do a job for one partition; the arguments are those of :func:`run_job`.
+
+    Raises:
+        ConfigurationError: ``input_path`` stands for several partitions.
+        MullamaError: see :mod:`airflow_mullama.errors`.
+    """
+    partitions = discover_partitions(input_path, output_path, resolver)
+    if len(partitions) != 1:
+        raise ConfigurationError(
+            f"{os.fspath(input_path)!r} stands for {len(partitions)} partitions; call run_job for several."
+        )
+    return _run_partitions(job, partitions, resolver, listeners, stop)
+
+
+def _run_partitions(
+    job: Job,
+    partitions: Sequence[Partition],
+    resolver: Resolver,
+    listeners: Sequence[ProgressListener] | None,
+    stop: threading.Event | None,
+) -> PartitionManifest:
+    listeners = [LogListener()] if listeners is None else listeners
+    stop = stop or threading.Event()
+    model = prepare_model(job, resolver)
+    # Everything that can be known to be wrong with any partition is found before the first row of the first is spent.
+    runs = [PartitionRun(job, partition, model, listeners, stop.is_set) for partition in partitions]
+    session = EngineSession(job.engine_spec.name, engine_settings(job, model))
+    try:
+        manifests = [run.run(session) for run in runs]
+    finally:
+        session.close()
+    manifest = manifests[0] if len(manifests) == 1 else merge_manifests(manifests)
+    _check_error_budget(job, manifests, manifest)
+    return manifest
+
+
+def prepare_model(job: Job, resolver: Resolver = resolve_location) -> Model:
+    """Find the job's model and check that it can do the job, without loading it.
+
+    Raises:
+        EngineNotAvailableError, ModelNotFoundError, ModelUnreadableError, ConfigurationError, ChatTemplateMissingError
+    """
+    spec = job.engine_spec
+    spec.require_available()
+    model = resolve_model(job.model, resolver) if spec.needs_model_file else model_without_file(job.model)
+    spec.check_model(job.task, job.engine_settings(), model.header, job.model)
+    return model
+
+
+def engine_settings(job: Job, model: Model) -> EngineSettings:
+    """What the worker is started with for a job and its model."""
+    return EngineSettings(
+        task=job.task,
+        model=model.path,
+        options=job.engine_options,
+        settings=job.engine_settings(),
+        tokenizer=model.tokenizer,
+        require_gpu=job.require_gpu,
+        row_timeout=job.row_timeout,
+    )
+
+
+def _check_error_budget(job: Job, manifests: Sequence[PartitionManifest], manifest: PartitionManifest) -> None:
+    over = [one for one in manifests if one.rows and one.failed_rows / one.rows > job.max_error_ratio]
+    if not over:
+        return
+    worst = max(over, key=lambda one: one.failed_rows / one.rows)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(worst.error_types.items()) if name != "null_input")
+    raise ErrorBudgetExceededError(
+        f"{worst.failed_rows} of {worst.rows} rows of {worst.input_path} failed ({counts}), which is more than "
+        f"max_error_ratio={job.max_error_ratio:g} allows"
+        + (f"; {len(over)} of {len(manifests)} partitions are over it" if len(manifests) > 1 else "")
+        + f". The output is written to {worst.output_path}: its error and error_type columns say why; running again "
+        "repairs only the rows whose error is retryable.",
+        manifest,
+    )
+

@@ -1,0 +1,106 @@
+"""Making things appear whole or not at all.
+
+On a local filesystem: write beside, fsync, rename, fsync the folder. On an object store an object appears when its
+upload ends, so it is uploaded in one go from something that is already whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from airflow_mullama.errors import OutputNotWritableError
+from airflow_mullama.storage.filesystems import Location
+
+log = logging.getLogger(__name__)
+
+COPY_BYTES = 8 << 20
+
+
+@contextlib.contextmanager
+def writing(target: Location) -> Iterator[None]:
+    """Turn what a filesystem says of a refused write into one sentence.
+
+    Raises:
+        OutputNotWritableError: names the place, the cause and the remedy.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        code = getattr(error, "errno", None)
+        if code == errno.ENOSPC:
+            remedy = "the disk is full: free space and run again; finished chunks are kept"
+        elif code in (errno.EACCES, errno.EPERM):
+            remedy = "this user may not write there: change its permissions or output_path"
+        elif code == errno.EROFS:
+            remedy = "the filesystem is read-only: change output_path"
+        elif code in (errno.ENOTDIR, errno.EEXIST):
+            remedy = "a part of the path is a file and not a directory: change output_path"
+        else:
+            remedy = f"{error}: check output_path and the rights to write there"
+        raise OutputNotWritableError(f"Cannot write {target.url!r}: {remedy}.") from error
+
+
+def publish_bytes(target: Location, content: bytes) -> None:
+    """Write a small file durably. Its folder must exist on a local filesystem."""
+    with writing(target):
+        if not target.is_local:
+            with target.filesystem.open_output_stream(target.path) as stream:
+                stream.write(content)
+            return
+        temporary = f"{target.path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(target.parent.path)
+
+
+def publish_file(local_path: str, target: Location) -> None:
+    """Publish a finished local file as ``target``, replacing what is there.
+
+    Args:
+        local_path: for a local target, on the same filesystem as it.
+        target: the final place.
+    """
+    with writing(target):
+        if target.is_local:
+            with open(local_path, "rb") as file:
+                os.fsync(file.fileno())
+            os.makedirs(target.parent.path, exist_ok=True)
+            os.replace(local_path, target.path)
+            _sync_folder(target.parent.path)
+            return
+        target.filesystem.create_dir(target.parent.path, recursive=True)
+        with open(local_path, "rb") as source, target.filesystem.open_output_stream(target.path) as sink:
+            shutil.copyfileobj(source, sink, COPY_BYTES)
+
+
+def discard(location: Location) -> None:
+    """Remove a folder and all in it; leaving it behind is untidy, never wrong, so nothing is raised."""
+    try:
+        location.filesystem.delete_dir(location.path)
+    except FileNotFoundError:
+        pass
+    except (OSError, pa.ArrowException) as error:
+        log.warning("could not remove %s: %s", location.url, error)
+
+
+def _sync_folder(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

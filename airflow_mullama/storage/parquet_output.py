@@ -1,0 +1,182 @@
+"""Joining input rows and their outcomes into one Parquet file, and reading back what an earlier run published."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from airflow_mullama.errors import AccountingError
+from airflow_mullama.manifest import FOOTER_KEY, PartitionManifest
+from airflow_mullama.rows import ResultColumns
+from airflow_mullama.storage.commit import publish_file, writing
+from airflow_mullama.storage.filesystems import Location
+from airflow_mullama.storage.parquet_input import BATCH_ROWS, ParquetInput
+
+ROW_GROUP_ROWS = 25_000
+ROW_GROUP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class PublishedOutput:
+    """A partition that an earlier run published.
+
+    Args:
+        location: of the Parquet file.
+        manifest: from its footer.
+    """
+
+    location: Location
+    manifest: PartitionManifest
+
+    def outcomes(self, columns: ResultColumns, output_prefix: str) -> Iterator[pa.RecordBatch]:
+        """Stream the added columns, without prefix, in row order."""
+        names = [output_prefix + field.name for field in columns.fields]
+        with pq.ParquetFile(self.location.path, filesystem=self.location.filesystem, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
+                yield pa.RecordBatch.from_arrays([batch.column(name) for name in names], schema=columns.schema)
+
+
+def read_published(location: Location) -> PublishedOutput | None:
+    """The output that is there, if this package published it; ``None`` for anything else."""
+    try:
+        with pq.ParquetFile(location.path, filesystem=location.filesystem, pre_buffer=False) as file:
+            metadata = file.metadata
+            stored = (metadata.metadata or {}).get(FOOTER_KEY)
+        if stored is None:
+            return None
+        manifest = PartitionManifest.from_json(json.loads(stored))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+    if manifest.rows != metadata.num_rows:
+        return None
+    return PublishedOutput(location, manifest)
+
+
+def write_output(
+    *,
+    source: ParquetInput,
+    chunks: Iterable[pa.Table],
+    columns: ResultColumns,
+    output_prefix: str,
+    target: Location,
+    temporary: Location,
+    manifest: Callable[[], PartitionManifest],
+    check_stopped: Callable[[], None],
+) -> int:
+    """Write the partition's output and publish it whole.
+
+    Args:
+        source: the input, read again for all its columns.
+        chunks: the outcomes of all rows, in order: ``row`` and the added columns.
+        columns: the added columns.
+        output_prefix: put before their names.
+        target: the final place.
+        temporary: where a local file may be built, on the target's filesystem if that is local.
+        manifest: called after the last row; its result goes into the footer.
+        check_stopped: called between batches; raises to give up, and nothing is published.
+
+    Returns:
+        The published file's size in bytes.
+
+    Raises:
+        AccountingError: outcomes and input rows do not match.
+        OutputNotWritableError: the place refuses to be written.
+    """
+    added = [field.with_name(output_prefix + field.name) for field in columns.fields]
+    schema = pa.schema([*source.schema, *added], metadata=source.schema.metadata)
+    if target.is_local:
+        local_path = temporary.path
+        with writing(target):
+            os.makedirs(temporary.parent.path, exist_ok=True)
+    else:
+        handle, local_path = tempfile.mkstemp(suffix=".parquet", prefix="airflow-mullama-")
+        os.close(handle)
+    try:
+        with writing(target), pq.ParquetWriter(local_path, schema, compression="zstd") as writer:
+            for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+            writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
+        size = os.path.getsize(local_path)
+        publish_file(local_path, target)
+    finally:
+        if os.path.exists(local_path):
+            os.unlink(local_path)
+    return size
+
+
+def _joined(
+    source: ParquetInput,
+    chunks: Iterable[pa.Table],
+    columns: ResultColumns,
+    schema: pa.Schema,
+    check_stopped: Callable[[], None],
+) -> Iterator[pa.Table]:
+    outcomes = _Rows(chunks)
+    names = [field.name for field in columns.fields]
+    start = 0
+    for batch in source.batches():
+        check_stopped()
+        table = outcomes.take(start, batch.num_rows)
+        start += batch.num_rows
+        arrays = [*batch.columns, *(table.column(name) for name in names)]
+        yield pa.table(arrays, schema=schema)
+    if start != source.rows or outcomes.left():
+        raise AccountingError(f"The input had {source.rows} rows and {start} were read again; nothing was published.")
+
+
+class _Rows:
+    """Cuts a stream of chunk tables to the borders of the input's batches."""
+
+    def __init__(self, chunks: Iterable[pa.Table]) -> None:
+        self._chunks = iter(chunks)
+        self._table: pa.Table | None = None
+
+    def take(self, start: int, count: int) -> pa.Table:
+        """The outcomes of rows ``[start, start + count)``."""
+        parts: list[pa.Table] = []
+        wanted = count
+        while wanted:
+            if self._table is None or self._table.num_rows == 0:
+                self._table = next(self._chunks, None)
+                if self._table is None:
+                    raise AccountingError(f"Row {start + count - wanted} has no outcome; nothing was published.")
+                continue
+            parts.append(self._table.slice(0, wanted))
+            self._table = self._table.slice(wanted)
+            wanted -= parts[-1].num_rows
+        table = pa.concat_tables(parts)
+        rows = table.column("row")
+        if rows[0].as_py() != start or rows[-1].as_py() != start + count - 1:
+            raise AccountingError(f"The outcomes of rows {start} to {start + count} are out of order.")
+        return table
+
+    def left(self) -> bool:
+        """Whether outcomes remain that no input row asked for."""
+        return bool(self._table is not None and self._table.num_rows) or next(self._chunks, None) is not None
+
+
+def _row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Gather batches to row groups of a sound size."""
+    gathered: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        gathered.append(table)
+        rows += table.num_rows
+        size += table.nbytes
+        if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(gathered)
+            gathered, rows, size = [], 0, 0
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def output_exists(location: Location) -> bool:
+    """Whether anything lies at the output's path."""
+    return bool(location.info().type != pafs.FileType.NotFound)

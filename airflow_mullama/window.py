@@ -1,0 +1,267 @@
+"""The window of rows in flight: refilled continuously, retried row by row, proof against a worker that dies.
+
+Rows are offered in order and come back in any order, each exactly once. When the worker dies, the rows in flight are
+asked again one at a time until the row that kills it is known; that row gets ``engine_crash`` and the others their
+results.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mullama.errors import EngineFailedError, WorkerCrashError
+from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType
+from airflow_mullama.worker.client import Event, Exited, Outcomes, Refused, Started, Stuck, request_batch
+from airflow_mullama.worker.session import EngineSession
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_SECONDS = 0.2
+RETRY_LONGEST_SECONDS = 30.0
+RESTARTS_WITHOUT_PROGRESS = 3
+# Rows that each kill the worker, one after the other with no row succeeding in between: then it is not the rows.
+CRASHES_IN_A_ROW = 10
+# So many rows, the first of a session, all failing alike: the engine is dead and the other rows are not spent on it.
+DEAD_ENGINE_ROWS = 16
+
+Item = tuple[int, int, str]  # row, attempt, text
+
+
+class RequestWindow:
+    """Keeps the engine busy with one partition's rows.
+
+    Args:
+        session: the engine.
+        task: ``generate`` or ``embed``.
+        max_retries: further tries of a row whose error is retryable.
+    """
+
+    def __init__(self, session: EngineSession, task: str, max_retries: int) -> None:
+        self._session = session
+        self._task = task
+        self._max_retries = max_retries
+        self._pending: deque[Item] = deque()
+        self._suspects: deque[Item] = deque()
+        self._retries: list[tuple[float, int, Item]] = []
+        self._in_flight: dict[int, Item] = {}
+        self._stuck: set[int] = set()
+        self._restarts = 0
+        self._crashes = 0
+        self._first_errors: list[str] | None = []
+        self._random = random.Random(0)
+
+    @property
+    def idle(self) -> bool:
+        """No row is known here that has no outcome yet."""
+        return not (self._pending or self._suspects or self._retries or self._in_flight)
+
+    @property
+    def busy(self) -> bool:
+        """The engine has rows."""
+        return bool(self._in_flight)
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether more rows should be offered, so that the engine will not run dry."""
+        waiting = len(self._pending) + len(self._suspects) + len(self._retries)
+        return waiting < 2 * self._capacity
+
+    @property
+    def _capacity(self) -> int:
+        info = self._session.info
+        return info.window if info else 64
+
+    def offer(self, rows: Iterable[int], texts: Iterable[str]) -> None:
+        """Queue requests; they are sent by :meth:`send`."""
+        self._pending.extend((row, 1, text) for row, text in zip(rows, texts, strict=True))
+
+    def send(self) -> bool:
+        """Fill the window, or start the worker if there is none; whether it was started now."""
+        if not (self._pending or self._suspects or self._retries):
+            return False
+        if not self._session.ready:
+            return self._session.start()
+        for items in self._next_items():
+            worker = self._session.worker
+            assert worker is not None
+            for item in items:
+                self._in_flight[item[0]] = item
+            worker.send(
+                request_batch(
+                    pa.array([item[0] for item in items], pa.int64()),
+                    pa.array([item[1] for item in items], pa.int32()),
+                    pa.array([item[2] for item in items], pa.large_string()),
+                )
+            )
+        return False
+
+    def _next_items(self) -> Iterator[list[Item]]:
+        if self._suspects:
+            if not self._in_flight:
+                yield [self._suspects.popleft()]
+            return
+        room = self._capacity - len(self._in_flight)
+        now = time.monotonic()
+        due: list[Item] = []
+        while self._retries and self._retries[0][0] <= now and len(due) < room:
+            due.append(heapq.heappop(self._retries)[2])
+        if due:
+            room -= len(due)
+            yield due
+        # Few larger batches instead of many small ones, but never let the engine's own queue run dry.
+        if room >= max(1, self._capacity // 4) or not self._in_flight:
+            items = [self._pending.popleft() for _ in range(min(room, len(self._pending)))]
+            if items:
+                yield items
+
+    def seconds_to_next_retry(self) -> float | None:
+        """How long nothing will happen here by itself; ``None`` if no retry waits."""
+        if not self._retries:
+            return None
+        return max(0.0, self._retries[0][0] - time.monotonic())
+
+    def handle(self, event: Event) -> pa.RecordBatch | None:
+        """Take an event of the session's worker.
+
+        Returns:
+            Final outcomes: the outcome schema and ``attempts: int32``; or ``None``.
+
+        Raises:
+            MullamaError: the engine refused to start, is dead, or crashes without a row to blame.
+        """
+        if isinstance(event, Started):
+            self._session.loaded(event.info)
+        elif isinstance(event, Refused):
+            raise event.error
+        elif isinstance(event, Outcomes):
+            return self._outcomes(event.batch)
+        elif isinstance(event, Stuck):
+            self._stuck.update(event.rows)
+        elif isinstance(event, Exited) and event.worker is self._session.worker:
+            return self._exited(event)
+        return None
+
+    def _outcomes(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        rows = batch.column("row").to_pylist()
+        items = [self._in_flight.pop(row) for row in rows]
+        self._restarts = 0
+        if batch.column("error_type").null_count < batch.num_rows:
+            batch, items = self._without_retried(batch, items)
+            if not items:
+                return None
+        else:
+            self._first_errors = None
+        if batch.column("error_type").null_count:
+            self._crashes = 0
+        return _with_attempts(batch, [attempt for _, attempt, _ in items])
+
+    def _without_retried(self, batch: pa.RecordBatch, items: list[Item]) -> tuple[pa.RecordBatch, list[Item]]:
+        """Take out the rows that are asked again."""
+        retryable = pc.is_in(batch.column("error_type"), pa.array(RETRYABLE_ERROR_TYPES)).to_numpy(zero_copy_only=False)
+        self._refuse_dead_engine(batch)
+        keep = np.ones(batch.num_rows, bool)
+        for place in np.flatnonzero(retryable):
+            row, attempt, text = items[place]
+            if attempt <= self._max_retries:
+                keep[place] = False
+                self._retry_later((row, attempt + 1, text))
+        kept = [item for item, stays in zip(items, keep, strict=True) if stays]
+        return batch.filter(pa.array(keep)), kept
+
+    def _retry_later(self, item: Item) -> None:
+        backoff = min(RETRY_LONGEST_SECONDS, RETRY_FIRST_SECONDS * 2 ** (item[1] - 2))
+        due = time.monotonic() + backoff * self._random.uniform(0.5, 1.5)
+        heapq.heappush(self._retries, (due, item[0], item))
+
+    def _refuse_dead_engine(self, batch: pa.RecordBatch) -> None:
+        if self._first_errors is None:
+            return
+        for error_type, message in zip(
+            batch.column("error_type").to_pylist(), batch.column("error").to_pylist(), strict=True
+        ):
+            if error_type != ErrorType.ENGINE_ERROR.value or (self._first_errors and message != self._first_errors[0]):
+                self._first_errors = None
+                return
+            self._first_errors.append(message)
+            if len(self._first_errors) >= DEAD_ENGINE_ROWS:
+                raise EngineFailedError(
+                    f"The engine {self._session.engine!r} is not working: the first {len(self._first_errors)} rows all "
+                    f"failed with: {message}; no further row was spent on it."
+                )
+
+    def _exited(self, event: Exited) -> pa.RecordBatch | None:
+        was_loading = self._session.info is None
+        lost = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._session.lost()
+        stuck = [item for item in lost if item[0] in self._stuck]
+        self._stuck.clear()
+        if stuck:
+            others = [item for item in lost if item not in stuck]
+            self._pending.extendleft(reversed(others))
+            log.warning("rows %s were beyond row_timeout; the worker was restarted", [item[0] for item in stuck])
+            return self._timed_out(stuck)
+        self._restarts += 1
+        if self._restarts >= RESTARTS_WITHOUT_PROGRESS or self._crashes >= CRASHES_IN_A_ROW:
+            raise WorkerCrashError(_crash_report(self._session.engine, event, while_loading=was_loading))
+        if len(lost) == 1:
+            self._restarts = 0
+            self._crashes += 1
+            log.warning("row %d ends the worker: it %s", lost[0][0], event.how)
+            message = f"the engine's process {event.how} on this row"
+            return self._final_errors(lost, ErrorType.ENGINE_CRASH, message)
+        log.warning("the worker %s with %d rows in flight; they are tried one by one", event.how, len(lost))
+        self._suspects.extend(lost)
+        return None
+
+    def _timed_out(self, items: list[Item]) -> pa.RecordBatch | None:
+        final = []
+        for row, attempt, text in items:
+            if attempt <= self._max_retries:
+                self._retry_later((row, attempt + 1, text))
+            else:
+                final.append((row, attempt, text))
+        return self._final_errors(final, ErrorType.TIMEOUT, "the engine did not finish within row_timeout")
+
+    def _final_errors(self, items: list[Item], error_type: ErrorType, message: str) -> pa.RecordBatch | None:
+        if not items:
+            return None
+        return error_batch(
+            self._task, [item[0] for item in items], error_type, [message] * len(items), [item[1] for item in items]
+        )
+
+
+def error_batch(
+    task: str, rows: list[int], error_type: ErrorType, messages: list[str], attempts: list[int]
+) -> pa.RecordBatch:
+    """Final outcomes of rows without a result; columns that such a row leaves null may be absent."""
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(rows, pa.int64()),
+            pa.array([error_type.value] * len(rows), pa.string()),
+            pa.array(messages, pa.string()),
+            pa.array(attempts, pa.int32()),
+        ],
+        names=["row", "error_type", "error", "attempts"],
+    )
+
+
+def _with_attempts(batch: pa.RecordBatch, attempts: list[int]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [*batch.columns, pa.array(attempts, pa.int32())], names=[*batch.schema.names, "attempts"]
+    )
+
+
+def _crash_report(engine: str, event: Exited, *, while_loading: bool) -> str:
+    when = "while it loaded the model" if while_loading else "again and again, and no single row explains it"
+    last = "\n  ".join(event.stderr[-15:]) or "(nothing)"
+    return f"The worker of the engine {engine!r} {event.how} {when}. Its last words:\n  {last}"

@@ -1,0 +1,210 @@
+"""The parent's side of the pipe: starts the worker, talks to it from threads, sees to it that none is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from airflow_mullama import errors
+from airflow_mullama.engines.base import EngineInfo, EngineSettings
+from airflow_mullama.worker.protocol import REQUEST_SCHEMA, Frame, outcome_schema, read_batch, read_frame, write_frame
+
+log = logging.getLogger(__name__)
+native_log = logging.getLogger("airflow_mullama.engine")
+
+STDERR_LINES_KEPT = 40
+EXIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The engine is loaded."""
+
+    info: EngineInfo
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The engine did not start and said why."""
+
+    error: errors.MullamaError
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Rows that came back; the batch has :func:`airflow_mullama.worker.protocol.outcome_schema`."""
+
+    batch: pa.RecordBatch
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Rows past their timeout that the engine would not end; the worker left because of them."""
+
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The worker is gone; always its last event."""
+
+    worker: Worker
+    how: str
+    stderr: tuple[str, ...]
+
+
+Event = Any  # one of the above
+
+
+class Worker:
+    """A worker process. Every event reaches ``deliver``, which is called from the worker's threads.
+
+    Args:
+        engine: the engine's name.
+        settings: what it is started with.
+        deliver: takes :class:`Started`, :class:`Refused`, :class:`Outcomes`, :class:`Stuck` and :class:`Exited`.
+    """
+
+    def __init__(self, engine: str, settings: EngineSettings, deliver: Callable[[Event], None]) -> None:
+        self._settings = settings
+        self._deliver = deliver
+        self._outcome_schema: pa.Schema | None = None
+        self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
+        self._stderr: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "airflow_mullama.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+        )
+        configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
+        self._outbox.put((Frame.CONFIGURE, configuration))
+        self._threads = [
+            threading.Thread(target=target, daemon=True, name=f"mullama-{target.__name__.strip('_')}")
+            for target in (self._write_forever, self._read_forever, self._read_stderr_forever)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def send(self, batch: pa.RecordBatch) -> None:
+        """Queue a batch of :data:`airflow_mullama.worker.protocol.REQUEST_SCHEMA`. Never blocks."""
+        self._outbox.put((Frame.REQUESTS, batch))
+
+    def stop(self) -> None:
+        """End the child, at once and for good; its memory, on the GPU too, is free when this returns.
+
+        Nothing is waited for in the engine: what is durable is in the stage, and what is not is asked again.
+        """
+        self._outbox.put(None)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(EXIT_SECONDS)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+
+    def _write_forever(self) -> None:
+        stream = _stream(self._process.stdin)
+        while (item := self._outbox.get()) is not None:
+            kind, value = item
+            try:
+                write_frame(stream, kind, value.serialize() if isinstance(value, pa.RecordBatch) else value)
+                stream.flush()
+            except (BrokenPipeError, ValueError, OSError):
+                return  # the reading thread reports how the worker ended
+
+    def _read_forever(self) -> None:
+        stream = _stream(self._process.stdout)
+        while True:
+            try:
+                frame = read_frame(stream)
+            except (OSError, ValueError):
+                frame = None
+            if frame is None:
+                break
+            kind, payload = frame
+            if kind is Frame.OUTCOMES:
+                assert self._outcome_schema is not None
+                self._deliver(Outcomes(read_batch(payload, self._outcome_schema)))
+            else:
+                self._control(kind, json.loads(payload))
+        self._process.wait()
+        self._threads[2].join(EXIT_SECONDS)
+        self._deliver(Exited(self, describe_exit(self._process.returncode), tuple(self._stderr)))
+
+    def _control(self, kind: Frame, value: Any) -> None:
+        if kind is Frame.READY:
+            info = EngineInfo(**{**value, "devices": tuple(value["devices"]), "notes": tuple(value["notes"])})
+            dimensions = self._settings.settings.get("dimensions") or info.dimensions
+            self._outcome_schema = outcome_schema(self._settings.task, dimensions)
+            self._deliver(Started(info))
+        elif kind is Frame.FAILED:
+            error_class = getattr(errors, value["error"], errors.ModelLoadError)
+            self._deliver(Refused(error_class(value["message"])))
+        elif kind is Frame.STUCK:
+            self._deliver(Stuck(tuple(value["rows"])))
+        elif kind is Frame.LOG:
+            logging.getLogger(value["name"]).log(value["level"], "%s", value["message"])
+
+    def _read_stderr_forever(self) -> None:
+        # llama.cpp talks a lot; it is there at DEBUG, and its last lines are quoted if the worker dies.
+        stream = _stream(self._process.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            for line in stream:
+                text = line.decode("utf-8", "replace").rstrip()
+                if text:
+                    self._stderr.append(text)
+                    native_log.debug("%s", text)
+
+
+def _stream(stream: Any) -> BinaryIO:
+    assert stream is not None
+    return stream  # type: ignore[no-any-return]
+
+
+def _environment() -> dict[str, str]:
+    # The worker finds the package where this process found it, and never opens Airflow's database or configuration.
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def describe_exit(returncode: int) -> str:
+    """How a process ended, in words: ``was killed by SIGKILL (often: out of memory)``."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = {"SIGKILL": " (often: the machine ran out of memory)", "SIGABRT": " (the engine aborted)"}.get(name, "")
+    return f"was killed by {name}{hint}"
+
+
+def request_batch(rows: pa.Array, attempts: pa.Array, texts: pa.Array) -> pa.RecordBatch:
+    """A batch to :meth:`Worker.send`."""
+    return pa.RecordBatch.from_arrays([rows, attempts, texts], schema=REQUEST_SCHEMA)

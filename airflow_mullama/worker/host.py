@@ -1,0 +1,192 @@
+"""The worker's side of the pipe: threads that feed an engine and send back what it says.
+
+The main thread only reads the pipe, so that the process ends at once when the pipe closes, whatever the engine is
+doing. It always leaves by ``os._exit``: llama.cpp aborts or hangs when an interpreter is torn down around requests
+in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from airflow_mullama.engines.base import Engine, EngineSettings, Outcome, Request
+from airflow_mullama.engines.registry import load_spec
+from airflow_mullama.errors import MullamaError
+from airflow_mullama.rows import ErrorType, RowError
+from airflow_mullama.worker.outcomes import OutcomeBatches
+from airflow_mullama.worker.protocol import (
+    REQUEST_SCHEMA,
+    Frame,
+    read_batch,
+    read_frame,
+    write_batch,
+    write_json,
+)
+
+# How long outcomes are gathered before they are sent: far below what a person notices, far above a frame's cost.
+GATHER_SECONDS = 0.01
+# What a row may take beyond its timeout before the engine counts as hung; a sound engine ends it by itself.
+STUCK_GRACE_SECONDS = 2.0
+
+
+class PipeLogHandler(logging.Handler):
+    """Sends the worker's log records to the parent, where they join the task's log."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self._host = host
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._host.send_json(
+            Frame.LOG, {"level": record.levelno, "name": record.name, "message": self.format(record)}
+        )
+
+
+class Host:
+    """One engine, ``n_parallel`` threads that run it, one that prepares and one that sends."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._write_lock = threading.Lock()
+        self._arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._prepared: deque[Request] = deque()
+        self._prepared_changed = threading.Condition()
+        self._finished: queue.SimpleQueue[tuple[Request, Outcome]] = queue.SimpleQueue()
+        self._running: dict[int, tuple[float, Sequence[Request]]] = {}
+
+    def send_json(self, kind: Frame, value: object) -> None:
+        """Send a control frame."""
+        with self._write_lock:
+            write_json(self._outgoing, kind, value)
+
+    def serve(self) -> None:
+        """Start the engine that the first frame names, then work until the pipe closes."""
+        first = read_frame(self._incoming)
+        if first is None or first[0] is not Frame.CONFIGURE:
+            return
+        configuration = json.loads(first[1])
+        settings = EngineSettings(**configuration["settings"])
+        logging.basicConfig(level=logging.INFO, handlers=[PipeLogHandler(self)], format="%(message)s")
+        # A load may hold the interpreter for seconds; the pipe must be watched meanwhile, so it runs on a thread.
+        threading.Thread(target=self._start, args=(configuration["engine"], settings), daemon=True).start()
+        while (frame := read_frame(self._incoming)) is not None:
+            if frame[0] is Frame.REQUESTS:
+                self._arrived.put(frame[1])
+
+    def _start(self, engine_name: str, settings: EngineSettings) -> None:
+        try:
+            engine = load_spec(engine_name).start(settings)
+        except MullamaError as error:
+            self.send_json(Frame.FAILED, {"error": type(error).__name__, "message": str(error)})
+            os._exit(1)
+        except Exception as error:
+            logging.getLogger(__name__).exception("the engine did not start")
+            message = f"The engine {engine_name!r} did not start: {type(error).__name__}: {error}"
+            self.send_json(Frame.FAILED, {"error": "ModelLoadError", "message": message})
+            os._exit(1)
+        batches = OutcomeBatches(settings, engine.info.dimensions)
+        threading.Thread(target=self._prepare_forever, args=(engine,), daemon=True).start()
+        threading.Thread(target=self._send_forever, args=(batches,), daemon=True).start()
+        for number in range(engine.info.n_parallel):
+            threading.Thread(target=self._run_forever, args=(engine, number), daemon=True).start()
+        if settings.row_timeout is not None:
+            threading.Thread(target=self._watch_forever, args=(settings.row_timeout,), daemon=True).start()
+        self.send_json(Frame.READY, vars(engine.info))
+
+    def _prepare_forever(self, engine: Engine) -> None:
+        while True:
+            batch = read_batch(self._arrived.get(), REQUEST_SCHEMA)
+            requests = [
+                Request(row, attempt, text)
+                for row, attempt, text in zip(
+                    batch.column("row").to_pylist(),
+                    batch.column("attempt").to_pylist(),
+                    batch.column("text").to_pylist(),
+                    strict=True,
+                )
+            ]
+            try:
+                prepared = engine.prepare(requests)
+            except Exception as error:
+                failure = _engine_error(error)
+                prepared = [failure] * len(requests)
+            ready: list[Request] = []
+            for request, result in zip(requests, prepared, strict=True):
+                if isinstance(result, RowError):
+                    self._finished.put((request, result))
+                else:
+                    ready.append(result)
+            with self._prepared_changed:
+                self._prepared.extend(ready)
+                self._prepared_changed.notify(len(ready))
+
+    def _run_forever(self, engine: Engine, number: int) -> None:
+        while True:
+            with self._prepared_changed:
+                while not self._prepared:
+                    self._prepared_changed.wait()
+                # A fair share: one thread must not take the rows that others wait for.
+                share = -(-len(self._prepared) // engine.info.n_parallel)
+                count = min(engine.rows_per_call, max(1, share))
+                requests = [self._prepared.popleft() for _ in range(count)]
+            self._running[number] = (time.monotonic(), requests)
+            try:
+                outcomes = engine.run(requests)
+            except Exception as error:
+                outcomes = [_engine_error(error)] * len(requests)
+            del self._running[number]
+            for request, outcome in zip(requests, outcomes, strict=True):
+                self._finished.put((request, outcome))
+
+    def _send_forever(self, batches: OutcomeBatches) -> None:
+        while True:
+            finished = [self._finished.get()]
+            until = time.monotonic() + GATHER_SECONDS
+            while len(finished) < 1024:
+                try:
+                    finished.append(self._finished.get(timeout=max(0.0, until - time.monotonic())))
+                except queue.Empty:
+                    break
+            batch = batches.build(finished)
+            with self._write_lock:
+                write_batch(self._outgoing, Frame.OUTCOMES, batch)
+
+    def _watch_forever(self, row_timeout: float) -> None:
+        while True:
+            time.sleep(min(1.0, row_timeout / 4))
+            now = time.monotonic()
+            for since, requests in list(self._running.values()):
+                if now - since > row_timeout * len(requests) + STUCK_GRACE_SECONDS:
+                    self.send_json(Frame.STUCK, {"rows": [request.row for request in requests]})
+                    os._exit(1)
+
+
+def _engine_error(error: Exception) -> RowError:
+    return RowError(ErrorType.ENGINE_ERROR, f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    """Take standard input and output for the pipe; what native code prints goes to standard error."""
+    incoming = os.fdopen(os.dup(0), "rb", buffering=1 << 20)
+    outgoing = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    os.dup2(2, 1)
+    try:
+        Host(incoming, outgoing).serve()
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
