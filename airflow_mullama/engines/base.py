@@ -25,6 +25,7 @@ class EngineSettings:
         tokenizer: path of a ``tokenizer.json`` that belongs to the model, if there is one.
         require_gpu: refuse to start where layers are to go to a GPU and none is seen.
         row_timeout: seconds one row may take.
+        scratch: a folder that only this user may enter and that is gone when the worker is.
     """
 
     task: Literal["generate", "embed"]
@@ -34,6 +35,7 @@ class EngineSettings:
     tokenizer: str | None = None
     require_gpu: bool = False
     row_timeout: float | None = None
+    scratch: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the worker receives it."""

@@ -20,6 +20,8 @@ LONGEST_KEPT_ARRAY = 64
 # Value types by their number in the format: struct codes of the scalar ones.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+# Token types that llama.cpp matches before it tokenizes: LLAMA_TOKEN_TYPE_CONTROL and _USER_DEFINED.
+SPECIAL_TOKEN_TYPES = frozenset({3, 4})
 # ggml tensor types by number: (values in a block, bytes of a block), from ggml's type traits. A type that is not listed
 # leaves the size check undone rather than refusing a file that a newer llama.cpp could read.
 TENSOR_TYPES = {
@@ -65,10 +67,13 @@ class GgufHeader:
     Args:
         metadata: key to value; long arrays (token lists) are left out.
         longest_token_bytes: length in bytes of the longest entry of the vocabulary, 0 without one.
+        special_tokens: entries of the vocabulary that are control tokens or were added by the model's makers, and
+            which a tokenizer may therefore find in plain text; at most a few thousand.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     longest_token_bytes: int = 0
+    special_tokens: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -145,6 +150,8 @@ class _Reader:
         self._data = data
         self._at = 0
         self._longest_token = 0
+        self._tokens_at: tuple[int, int] | None = None
+        self._special_places: list[int] = []
 
     def read(self) -> GgufHeader:
         if self._data[:4] != MAGIC:
@@ -158,16 +165,21 @@ class _Reader:
             metadata: dict[str, Any] = {}
             for _ in range(key_count):
                 key = self._string()
-                value = self._value(self._scalar("I"), is_vocabulary=key == "tokenizer.ggml.tokens")
+                value_type = self._scalar("I")
+                if key == "tokenizer.ggml.token_type":
+                    self._special_places = self._places_of_special_tokens()
+                    continue
+                value = self._value(value_type, is_vocabulary=key == "tokenizer.ggml.tokens")
                 if value is not None:
                     metadata[key] = value
+            special_tokens = self._special_tokens()
             end = self._end_of_tensors(tensor_count, int(metadata.get("general.alignment", DEFAULT_ALIGNMENT)))
         except (struct.error, IndexError, UnicodeDecodeError, OverflowError, KeyError) as error:
             raise ModelUnreadableError(_damaged(self._path, "its header breaks off or makes no sense")) from error
         if end > len(self._data):
             missing = end - len(self._data)
             raise ModelUnreadableError(_damaged(self._path, f"the last {missing:,} of its {end:,} bytes are missing"))
-        return GgufHeader(metadata, self._longest_token)
+        return GgufHeader(metadata, self._longest_token, special_tokens)
 
     def _scalar(self, code: str) -> Any:
         (value,) = struct.unpack_from("<" + code, self._data, self._at)
@@ -216,10 +228,32 @@ class _Reader:
             longest = max(longest, length)
             if kept is not None:
                 kept.append(data[at - length : at].decode("utf-8", "replace"))
-        self._at = at
         if is_vocabulary:
             self._longest_token = longest
+            self._tokens_at = (self._at, count)
+        self._at = at
         return kept
+
+    def _places_of_special_tokens(self) -> list[int]:
+        """Walk the array ``tokenizer.ggml.token_type``: int32, one for each token."""
+        item_type, count = self._scalar("I"), self._scalar("Q")
+        if item_type not in (4, 5) or 4 * count > len(self._data):
+            raise IndexError("token types are not 32 bit numbers, or reach beyond the file")
+        types = struct.unpack_from(f"<{count}i", self._data, self._at)
+        self._at += 4 * count
+        return [place for place, token_type in enumerate(types) if token_type in SPECIAL_TOKEN_TYPES]
+
+    def _special_tokens(self) -> tuple[str, ...]:
+        if self._tokens_at is None or not self._special_places:
+            return ()
+        wanted, tokens = set(self._special_places), []
+        after, (self._at, count) = self._at, self._tokens_at
+        for place in range(count):
+            token = self._bytes()
+            if place in wanted:
+                tokens.append(token.decode("utf-8", "replace"))
+        self._at = after
+        return tuple(tokens)
 
     def _end_of_tensors(self, count: int, alignment: int) -> int:
         """Where the data of the last tensor of a known type ends."""

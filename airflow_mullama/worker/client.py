@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -79,7 +81,9 @@ class Worker:
     """
 
     def __init__(self, engine: str, settings: EngineSettings, deliver: Callable[[Event], None]) -> None:
-        self._settings = settings
+        self._scratch = tempfile.mkdtemp(prefix="airflow-mullama-")  # of mode 0700
+        self._settings = settings = replace(settings, scratch=self._scratch)
+        self._refused: errors.MullamaError | None = None
         self._deliver = deliver
         self._outcome_schema: pa.Schema | None = None
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
@@ -125,6 +129,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _write_forever(self) -> None:
         stream = _stream(self._process.stdin)
@@ -153,6 +158,8 @@ class Worker:
                 self._control(kind, json.loads(payload))
         self._process.wait()
         self._threads[2].join(EXIT_SECONDS)
+        if self._refused is not None:
+            self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
         self._deliver(Exited(self, describe_exit(self._process.returncode), tuple(self._stderr)))
 
     def _control(self, kind: Frame, value: Any) -> None:
@@ -163,7 +170,7 @@ class Worker:
             self._deliver(Started(info))
         elif kind is Frame.FAILED:
             error_class = getattr(errors, value["error"], errors.ModelLoadError)
-            self._deliver(Refused(error_class(value["message"])))
+            self._refused = error_class(value["message"])  # delivered with the last of the engine's own log
         elif kind is Frame.STUCK:
             self._deliver(Stuck(tuple(value["rows"])))
         elif kind is Frame.LOG:
@@ -183,6 +190,14 @@ class Worker:
 def _stream(stream: Any) -> BinaryIO:
     assert stream is not None
     return stream  # type: ignore[no-any-return]
+
+
+def _with_native_reason(error: errors.MullamaError, stderr: Iterable[str]) -> errors.MullamaError:
+    """Add what llama.cpp itself logged as errors: the only place where it says why a model does not load."""
+    reasons = [line.split(" E ", 1)[1].strip() for line in stderr if " E " in line]
+    if isinstance(error, errors.ModelLoadError) and reasons:
+        return type(error)(f"{error} llama.cpp says: {'; '.join(reasons[:3])}.")
+    return error
 
 
 def _environment() -> dict[str, str]:

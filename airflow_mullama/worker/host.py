@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import queue
+import shutil
+import signal
 import sys
 import threading
 import time
@@ -82,6 +84,8 @@ class Host:
         while (frame := read_frame(self._incoming)) is not None:
             if frame[0] is Frame.REQUESTS:
                 self._arrived.put(frame[1])
+        if settings.scratch:  # the parent removes it too, unless it was killed
+            shutil.rmtree(settings.scratch, ignore_errors=True)
 
     def _start(self, engine_name: str, settings: EngineSettings) -> None:
         try:
@@ -96,7 +100,7 @@ class Host:
             os._exit(1)
         batches = OutcomeBatches(settings, engine.info.dimensions)
         threading.Thread(target=self._prepare_forever, args=(engine,), daemon=True).start()
-        threading.Thread(target=self._send_forever, args=(batches,), daemon=True).start()
+        threading.Thread(target=self._send_forever, args=(batches, engine.info.window), daemon=True).start()
         for number in range(engine.info.n_parallel):
             threading.Thread(target=self._run_forever, args=(engine, number), daemon=True).start()
         if settings.row_timeout is not None:
@@ -148,11 +152,13 @@ class Host:
             for request, outcome in zip(requests, outcomes, strict=True):
                 self._finished.put((request, outcome))
 
-    def _send_forever(self, batches: OutcomeBatches) -> None:
+    def _send_forever(self, batches: OutcomeBatches, window: int) -> None:
+        # The parent refills the window as outcomes arrive: most of it must never wait here for the last few.
+        enough = max(1, window // 4)
         while True:
             finished = [self._finished.get()]
             until = time.monotonic() + GATHER_SECONDS
-            while len(finished) < 1024:
+            while len(finished) < enough:
                 try:
                     finished.append(self._finished.get(timeout=max(0.0, until - time.monotonic())))
                 except queue.Empty:
@@ -177,6 +183,10 @@ def _engine_error(error: Exception) -> RowError:
 
 def main() -> None:
     """Take standard input and output for the pipe; what native code prints goes to standard error."""
+    # Stopping a task signals its whole process group. The parent decides when this process ends: first it makes durable
+    # what this one has finished, then the pipe closes.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     incoming = os.fdopen(os.dup(0), "rb", buffering=1 << 20)
     outgoing = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     devnull = os.open(os.devnull, os.O_RDONLY)

