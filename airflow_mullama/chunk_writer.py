@@ -179,9 +179,11 @@ class ChunkCollector:
             try:
                 table = opened.table(self.schema)
                 if table.num_rows != opened.chunk.rows or pc.count_distinct(table["row"]).as_py() != table.num_rows:
-                    raise AccountingError(f"The chunk {opened.chunk} has outcomes for other rows; nothing is published.")
+                    raise AccountingError(
+                        f"The chunk {opened.chunk} has outcomes for other rows; nothing is published."
+                    )
                 self._stage.write(opened.chunk, table)
                 self._durable(opened.chunk)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that can end the task
                 self._failed.set()
                 self._events.put(ThreadFailed(error))

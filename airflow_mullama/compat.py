@@ -1,4 +1,4 @@
-"""The differences between Airflow versions, in one place: Airflow 3.1 and newer, features detected and never assumed."""
+"""The differences between Airflow versions, in one place: 3.1 and newer, features detected and never assumed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 try:  # 3.2 and newer
     from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 except ImportError:  # 3.1
-    from airflow.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+    from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+    )
 
 __all__ = ["AirflowException", "AirflowFailException", "AirflowNotFoundException", "task_state_store"]
 

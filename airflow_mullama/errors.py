@@ -1,7 +1,7 @@
 """Every failure of a task, named for its condition.
 
-A row's failure is data and never one of these (see :mod:`airflow_mullama.rows`): an exception of this tree ends the task.
-Each message says what was found, why it cannot go on, and what to change.
+A row's failure is data and never one of these (see :mod:`airflow_mullama.rows`): an exception of this tree ends the
+task. Each message says what was found, why it cannot go on, and what to change.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mullama.chunk_writer import ChunkCollector, chunk_schema, contract_batch, count_outcomes
-from airflow_mullama.errors import AccountingError, ConfigurationError, JobStoppedError, OutputExistsError
+from airflow_mullama.errors import AccountingError, JobStoppedError, OutputExistsError
 from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, Seconds, utc_now
 from airflow_mullama.models.resolve import Model
@@ -24,7 +24,7 @@ from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType, RowError, ref
 from airflow_mullama.storage.parquet_input import open_input
 from airflow_mullama.storage.parquet_output import PublishedOutput, output_exists, read_published, write_output
 from airflow_mullama.storage.partitions import Partition
-from airflow_mullama.storage.stage import Chunk, Stage, plan_chunks
+from airflow_mullama.storage.stage import Stage, plan_chunks
 from airflow_mullama.window import RequestWindow, error_batch
 from airflow_mullama.worker.client import Started
 from airflow_mullama.worker.session import EngineSession
@@ -301,7 +301,7 @@ class PartitionRun:
                         check_stopped=check_stopped,
                     )
                 )
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that waits
                 result.put(error)
 
         thread = threading.Thread(target=work, daemon=True, name="mullama-publish")
@@ -357,6 +357,6 @@ class PartitionRun:
 
 def _without_request(task: str, error_type: ErrorType, rows: list[tuple[int, RowError]]) -> pa.RecordBatch:
     """Outcomes of rows that the engine is never asked for: no attempt was made."""
-    return error_batch(task, [row for row, _ in rows], error_type, [error.message for _, error in rows], [0] * len(rows))
-
-
+    return error_batch(
+        task, [row for row, _ in rows], error_type, [error.message for _, error in rows], [0] * len(rows)
+    )

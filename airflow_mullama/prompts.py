@@ -1,7 +1,7 @@
 """Rendering ``{column}`` templates, row by row, as data only.
 
-Placeholders name a column and nothing else: no attributes, no indexes, no conversions, nothing that executes. ``{{`` and
-``}}`` stand for literal braces.
+Placeholders name a column and nothing else: no attributes, no indexes, no conversions, nothing that executes. ``{{``
+and ``}}`` stand for literal braces.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ class PromptTemplate:
         values = {name: _column_texts(batch.column(name), name) for name in self.distinct_columns}
         if len(self.columns) == 1:
             head, tail = self.literals
-            return [
-                head + value + tail if isinstance(value, str) else value for value in values[self.columns[0]]
-            ]
+            return [head + value + tail if isinstance(value, str) else value for value in values[self.columns[0]]]
         ordered = [values[name] for name in self.columns]
         return [self._join(row) for row in zip(*ordered, strict=True)]
 

@@ -101,7 +101,7 @@ class RequestReader:
                     return
                 self._events.put(piece)
             self._events.put(InputEnded())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised on the thread that can end the task
             self._events.put(ThreadFailed(error))
 
     def _pieces(self) -> Iterator[Piece]:

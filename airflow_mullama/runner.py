@@ -142,4 +142,3 @@ def _check_error_budget(job: Job, manifests: Sequence[PartitionManifest], manife
         "repairs only the rows whose error is retryable.",
         manifest,
     )
-

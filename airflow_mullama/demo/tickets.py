@@ -1,8 +1,8 @@
 """Made-up customer-support tickets with known labels: the rows of the demo, and what its model was trained on.
 
-Tickets come from sentence grammars (`ticket_cores`, `ticket_phrases`) over a common vocabulary (`ticket_slots`). A fifth
-of the core sentences and of the sentiment and urgency phrases is held out: `templates="unseen"` makes tickets from those
-alone, so that a model can be measured on wording it was not trained on.
+Tickets come from sentence grammars (`ticket_cores`, `ticket_phrases`) over a common vocabulary (`ticket_slots`). A
+fifth of the core sentences and of the sentiment and urgency phrases is held out: `templates="unseen"` makes tickets
+from those alone, so that a model can be measured on wording it was not trained on.
 """
 
 from __future__ import annotations

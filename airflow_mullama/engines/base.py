@@ -82,7 +82,7 @@ class Embedding:
     prompt_tokens: int
 
 
-Outcome = Union[Generation, Embedding, RowError]
+Outcome = Union[Generation, Embedding, RowError]  # noqa: UP007 - a runtime value
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class EngineInfo:
     Args:
         engine: the engine's name.
         version: of the engine's package.
-        n_parallel: calls it works on at once.
+        n_parallel: rows it works on at once.
+        calls: threads that call :meth:`Engine.run` at once.
         window: rows to keep in flight, so that a free call always finds rows that are prepared.
         n_ctx: tokens one row may use, prompt and answer together.
         dimensions: length of its vectors, for embedding.
@@ -104,6 +105,7 @@ class EngineInfo:
     engine: str
     version: str
     n_parallel: int
+    calls: int
     window: int
     n_ctx: int | None = None
     dimensions: int | None = None
@@ -124,5 +126,5 @@ class Engine(Protocol):
         ...
 
     def run(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Compute one outcome per request, in order. Called from ``n_parallel`` threads at once."""
+        """Compute one outcome per request, in order. Called from ``info.calls`` threads at once."""
         ...

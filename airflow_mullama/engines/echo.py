@@ -47,6 +47,7 @@ class EchoEngine:
             engine="echo",
             version=__version__,
             n_parallel=n_parallel,
+            calls=n_parallel,
             window=2 * n_parallel * self.rows_per_call,
             n_ctx=self._n_ctx,
             dimensions=self._dimensions if settings.task == "embed" else None,

@@ -78,7 +78,8 @@ class LlamaCppEngine:
         self.info = EngineInfo(
             engine="llamacpp",
             version=importlib.metadata.version("xllamacpp"),
-            n_parallel=self._chosen.calls,
+            n_parallel=self._chosen.n_parallel,
+            calls=self._chosen.calls,
             window=2 * self._chosen.calls * self._chosen.rows_per_call,
             n_ctx=self._chosen.n_ctx,
             dimensions=header.embedding_length if settings.task == "embed" else None,
@@ -155,7 +156,8 @@ class LlamaCppEngine:
 
     def _tokenize(self, texts: Sequence[str | list[str]]) -> list[list[int]]:
         if self._tokenizer is not None:
-            plain = [text if isinstance(text, str) else "".join(text) for text in texts]
+            # Only a tokenizer that truncates meets texts beyond this length; it needs no more of them.
+            plain = [("".join(text) if isinstance(text, list) else text)[:LEAST_REFUSED_BYTES] for text in texts]
             return [encoding.ids for encoding in self._tokenizer.encode_batch(plain, add_special_tokens=True)]
         frame = self._frame
         if self._separator is None:
@@ -205,8 +207,7 @@ class LlamaCppEngine:
             last = piece
             if "error" in piece:
                 return True
-            for choice in piece.get("choices", ()):
-                texts.append(choice.get("text") or "")
+            texts.extend(choice.get("text") or "" for choice in piece.get("choices", ()))
             overdue = time.monotonic() > deadline and not piece["choices"][0].get("finish_reason")
             return overdue
 
@@ -215,7 +216,9 @@ class LlamaCppEngine:
             if "error" in answer:
                 return row_error(answer)
         if overdue:
-            return RowError(ErrorType.TIMEOUT, f"the answer took longer than row_timeout={self._settings.row_timeout:g} s")
+            return RowError(
+                ErrorType.TIMEOUT, f"the answer took longer than row_timeout={self._settings.row_timeout:g} s"
+            )
         return _generation({**last["choices"][0], "text": "".join(texts)}, last)
 
     def _embed(self, requests: Sequence[Request]) -> list[Outcome]:

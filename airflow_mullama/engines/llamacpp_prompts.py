@@ -7,6 +7,7 @@ would parse ``<|im_end|>`` in a message as the end of the message.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def plain_pieces(text: str, guarded: Sequence[str]) -> str | list[str]:
     if not cuts:
         return text
     borders = [0, *sorted(cuts), len(text)]
-    return [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(borders)]
 
 
 def require_chat_template(header: GgufHeader, model: str) -> None:

@@ -149,9 +149,7 @@ def _gpu_layers(settings: EngineSettings, gpus: Sequence[Mapping[str, Any]], not
     return 0
 
 
-def _parallel_for_memory(
-    header: GgufHeader, n_ctx: int, devices: Sequence[Mapping[str, Any]], notes: list[str]
-) -> int:
+def _parallel_for_memory(header: GgufHeader, n_ctx: int, devices: Sequence[Mapping[str, Any]], notes: list[str]) -> int:
     """As many slots as fit into a share of the free memory, 16 at most."""
     layers = int(header.of_architecture("block_count") or 0)
     heads = int(header.of_architecture("attention.head_count") or 1)

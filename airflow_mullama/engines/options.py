@@ -64,7 +64,7 @@ class OfType:
         return self.words
 
 
-Check = Union[Whole, Number, OneOf, OfType]
+Check = Union[Whole, Number, OneOf, OfType]  # noqa: UP007 - a runtime value
 
 
 def validate_options(engine: str, checks: Mapping[str, Check], options: Mapping[str, Any]) -> None:

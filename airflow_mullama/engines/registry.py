@@ -6,16 +6,15 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from airflow_mullama.engines.base import Engine, EngineSettings
 from airflow_mullama.engines.options import Check, validate_options
 from airflow_mullama.errors import ConfigurationError, EngineNotAvailableError
 from airflow_mullama.models.gguf_header import GgufHeader
 
-
 ModelCheck = Callable[[str, Mapping[str, Any], GgufHeader, str], None]
-VectorLength = Callable[[Mapping[str, Any], GgufHeader], Optional[int]]
+VectorLength = Callable[[Mapping[str, Any], GgufHeader], int | None]
 
 
 def _accept_any_model(task: str, settings: Mapping[str, Any], header: GgufHeader, name: str) -> None:

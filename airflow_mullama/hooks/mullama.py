@@ -49,12 +49,13 @@ class MullamaHook(BaseHook):
             if self.mullama_conn_id == self.default_conn_name:
                 return ConnectionDefaults()
             raise ConfigurationError(
-                f"There is no connection {self.mullama_conn_id!r}; create it (type mullama), or leave mullama_conn_id out."
+                f"There is no connection {self.mullama_conn_id!r}; create it (type mullama), or leave mullama_conn_id "
+                "out."
             ) from error
         options = extra.get("engine_options") or {}
         if not isinstance(options, Mapping):
             raise ConfigurationError(
                 f"The connection {self.mullama_conn_id!r} has engine_options {options!r} in its extra; it must be an "
-                "object such as {\"n_ctx\": 4096}."
+                'object such as {"n_ctx": 4096}.'
             )
         return ConnectionDefaults(extra.get("model") or None, extra.get("engine") or None, dict(options))

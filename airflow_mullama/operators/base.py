@@ -98,7 +98,7 @@ class MullamaOperator(BaseOperator):
         from airflow_mullama.runner import run_job
 
         self._stop = threading.Event()
-        context["partition"] = self._partition_name()  # type: ignore[index]
+        context["partition"] = self._partition_name()
         try:
             job = self.make_job({**self._common_arguments(), **self.job_arguments()})
             manifest = run_job(

@@ -1,0 +1,1 @@
+"""Partitions on filesystems: finding them, streaming them in, staging chunks, publishing outputs."""

@@ -74,9 +74,7 @@ class Stage:
             publish_bytes(self._folder.join("_probe"), b"")
         for info in self._folder.filesystem.get_file_info(pafs.FileSelector(self._folder_of_output.path)):
             if info.type == pafs.FileType.Directory and info.base_name != self._folder.name:
-                log.warning(
-                    "staged rows in %s belong to other input, model or settings and are not used", info.path
-                )
+                log.warning("staged rows in %s belong to other input, model or settings and are not used", info.path)
 
     def staged(self) -> dict[tuple[int, int], Location]:
         """Files that look like chunks, by the rows they cover. Nothing is read."""

@@ -48,9 +48,7 @@ class PipeLogHandler(logging.Handler):
         self._host = host
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._host.send_json(
-            Frame.LOG, {"level": record.levelno, "name": record.name, "message": self.format(record)}
-        )
+        self._host.send_json(Frame.LOG, {"level": record.levelno, "name": record.name, "message": self.format(record)})
 
 
 class Host:
@@ -101,7 +99,7 @@ class Host:
         batches = OutcomeBatches(settings, engine.info.dimensions)
         threading.Thread(target=self._prepare_forever, args=(engine,), daemon=True).start()
         threading.Thread(target=self._send_forever, args=(batches, engine.info.window), daemon=True).start()
-        for number in range(engine.info.n_parallel):
+        for number in range(engine.info.calls):
             threading.Thread(target=self._run_forever, args=(engine, number), daemon=True).start()
         if settings.row_timeout is not None:
             threading.Thread(target=self._watch_forever, args=(settings.row_timeout,), daemon=True).start()
@@ -121,7 +119,7 @@ class Host:
             ]
             try:
                 prepared = engine.prepare(requests)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is these rows' outcome
                 failure = _engine_error(error)
                 prepared = [failure] * len(requests)
             ready: list[Request] = []
@@ -140,13 +138,13 @@ class Host:
                 while not self._prepared:
                     self._prepared_changed.wait()
                 # A fair share: one thread must not take the rows that others wait for.
-                share = -(-len(self._prepared) // engine.info.n_parallel)
+                share = -(-len(self._prepared) // engine.info.calls)
                 count = min(engine.rows_per_call, max(1, share))
                 requests = [self._prepared.popleft() for _ in range(count)]
             self._running[number] = (time.monotonic(), requests)
             try:
                 outcomes = engine.run(requests)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is these rows' outcome
                 outcomes = [_engine_error(error)] * len(requests)
             del self._running[number]
             for request, outcome in zip(requests, outcomes, strict=True):
@@ -196,7 +194,7 @@ def main() -> None:
         Host(incoming, outgoing).serve()
     except BrokenPipeError:
         pass
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the interpreter must not be torn down around the engine
         sys.excepthook(*sys.exc_info())
         os._exit(1)
     os._exit(0)

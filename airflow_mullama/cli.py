@@ -1,0 +1,237 @@
+"""``airflow-mullama``: the same jobs from a shell, ``doctor``, and ``demo``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from airflow_mullama import __version__
+from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, JobStoppedError, MullamaError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_ERROR_BUDGET = 3
+EXIT_STOPPED = 130
+
+SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit status: 0 done, 1 failed, 2 wrong usage, 3 too many rows failed, 130
+    stopped."""
+    parsed = build_parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        sys.exit(parsed.run(parsed, console))
+    except ErrorBudgetExceededError as error:
+        _show_error(console, error)
+        sys.exit(EXIT_ERROR_BUDGET)
+    except JobStoppedError as error:
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        sys.exit(EXIT_STOPPED)
+    except ConfigurationError as error:
+        _show_error(console, error)
+        sys.exit(EXIT_USAGE)
+    except MullamaError as error:
+        _show_error(console, error)
+        sys.exit(EXIT_FAILED)
+
+
+def _show_error(console: Console, error: Exception) -> None:
+    console.print("[bold red]error:[/] ", end="")
+    console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="airflow-mullama", description="LLM text and embeddings next to your Parquet rows."
+    )
+    parser.add_argument("--version", action="version", version=f"airflow-mullama {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    generate = commands.add_parser("generate", help="add a column of generated text")
+    prompt = generate.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt-template", metavar="TEXT", help="text with {column} placeholders")
+    prompt.add_argument("--prompt-column", metavar="COLUMN", help="the column that holds the prompt")
+    generate.add_argument("--system-prompt", metavar="TEXT", help="sent as it is before each row's prompt")
+    generate.add_argument(
+        "--chat", action=argparse.BooleanOptionalAction, default=None, help="use the model's chat template, or do not"
+    )
+    generate.add_argument("--max-tokens", type=int, default=256, metavar="N", help="most tokens of one answer (256)")
+    for name in SAMPLING_OPTIONS:
+        kind = int if name in ("top_k", "seed") else float
+        generate.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=f"sampling: {name}")
+    generate.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at this text (repeatable)")
+    _add_common(generate)
+    generate.set_defaults(run=_generate)
+
+    embed = commands.add_parser("embed", help="add a column of embeddings")
+    text = embed.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text-column", metavar="COLUMN", help="the column that holds the text")
+    text.add_argument("--text-template", metavar="TEXT", help="text with {column} placeholders")
+    embed.add_argument("--no-normalize", action="store_true", help="keep the vectors' lengths")
+    embed.add_argument("--pooling", choices=("mean", "cls", "last"), help="how token vectors become one")
+    embed.add_argument("--dimensions", type=int, metavar="N", help="keep only the first N numbers")
+    embed.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="type of the numbers")
+    _add_common(embed)
+    embed.set_defaults(run=_embed)
+
+    demo = commands.add_parser("demo", help="run the whole pipeline in Airflow on small real models")
+    demo.add_argument("--directory", type=Path, metavar="DIR", help="where lake, outputs and Airflow's files lie")
+    demo.add_argument("--rows", type=int, metavar="N", help="tickets in the lake")
+    demo.add_argument("--ui", action="store_true", help="open the demo's Airflow UI and keep it running")
+    demo.add_argument("--port", type=int, metavar="PORT", help="of the UI")
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="say what is installed and whether a model loads and answers")
+    doctor.add_argument("--model", metavar="MODEL", help="also load this model and let it answer")
+    doctor.add_argument("--engine", default="auto", metavar="ENGINE", help="with this engine")
+    doctor.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", nargs="+", metavar="INPUT", help="Parquet file or directory, local or a URL")
+    parser.add_argument("output", metavar="OUTPUT", help="Parquet file or directory, local or a URL")
+    parser.add_argument("--model", required=True, metavar="MODEL", help="GGUF path, hf://, URL, demo:NAME or echo")
+    parser.add_argument("--engine", default="auto", metavar="ENGINE", help="auto, llamacpp or echo (auto)")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option, such as n_ctx=8192"
+    )
+    parser.add_argument("--require-gpu", action="store_true", help="fail if the engine sees no GPU")
+    parser.add_argument("--max-retries", type=int, default=2, metavar="N", help="further tries of a failed row (2)")
+    parser.add_argument("--row-timeout", type=float, metavar="SECONDS", help="most seconds for one row")
+    parser.add_argument("--max-error-ratio", type=float, default=0.1, metavar="X", help="share that may fail (0.1)")
+    parser.add_argument("--chunk-rows", type=int, default=1000, metavar="N", help="rows made durable together (1000)")
+    parser.add_argument("--if-exists", choices=("resume", "overwrite", "error"), default="resume")
+    parser.add_argument("--output-prefix", default="", metavar="TEXT", help="put before each added column's name")
+    parser.add_argument("--json", action="store_true", help="print the whole manifest on standard output")
+
+
+def parse_engine_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["n_ctx=8192", "flash_attn=true"]`` into a dictionary; values are JSON, else text.
+
+    Raises:
+        ConfigurationError: an item without ``=``.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"--option {pair!r} is not of the form NAME=VALUE, such as n_ctx=8192.")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _common_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
+    names = ("model", "engine", "require_gpu", "max_retries", "row_timeout", "max_error_ratio", "chunk_rows")
+    return {
+        **{name: getattr(parsed, name) for name in (*names, "if_exists", "output_prefix")},
+        "engine_options": parse_engine_options(parsed.option),
+    }
+
+
+def _generate(parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama.jobs import GenerateJob
+
+    job = GenerateJob(
+        prompt_template=parsed.prompt_template,
+        prompt_column=parsed.prompt_column,
+        system_prompt=parsed.system_prompt,
+        chat=parsed.chat,
+        max_tokens=parsed.max_tokens,
+        sampling={**{name: getattr(parsed, name) for name in SAMPLING_OPTIONS}, "stop": parsed.stop},
+        **_common_arguments(parsed),
+    )
+    return _run(job, parsed, console)
+
+
+def _embed(parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama.jobs import EmbedJob
+
+    job = EmbedJob(
+        text_column=parsed.text_column,
+        text_template=parsed.text_template,
+        normalize=not parsed.no_normalize,
+        pooling=parsed.pooling,
+        dimensions=parsed.dimensions,
+        dtype=parsed.dtype,
+        **_common_arguments(parsed),
+    )
+    return _run(job, parsed, console)
+
+
+def _run(job: Any, parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama.runner import run_job
+    from airflow_mullama.terminal import TerminalListener
+
+    stop = threading.Event()
+    _stop_on_signals(stop, console)
+    inputs = parsed.input[0] if len(parsed.input) == 1 else parsed.input
+    with TerminalListener(console) as listener:
+        manifest = run_job(job, inputs, parsed.output, listeners=[listener], stop=stop)
+    if parsed.json:
+        Console().print_json(json.dumps(manifest.to_json()))
+    for line in summary_lines(manifest.to_json()):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _stop_on_signals(stop: threading.Event, console: Console) -> None:
+    """The first Ctrl-C (or SIGTERM) ends the job with what is finished kept; a second one ends it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+        console.print("stopping: what is finished is kept (again to stop at once)", style="dim")
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+
+
+def summary_lines(manifest: dict[str, Any]) -> list[str]:
+    """What a person wants to know of a finished job."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(manifest["status_counts"].items()))
+    lines = [f"{manifest['rows']} rows: {counts or 'none'}"]
+    if manifest["error_types"]:
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(manifest["error_types"].items()))
+        lines.append(f"without a result: {listed}")
+    if manifest["skipped"]:
+        lines.append("nothing was done: the output is up to date")
+    else:
+        lines.append(
+            f"{manifest['rows_per_second']:.1f} rows/s, {manifest['tokens_per_second']:.0f} tokens/s, "
+            f"{manifest['seconds']['total']:.1f} s in all; {manifest['resumed_rows']} rows were already done"
+        )
+    lines.append(f"output: {manifest['output_path']}")
+    return lines
+
+
+def _demo(parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama.demo.run import run_demo
+
+    return int(run_demo(parsed.directory, ui=parsed.ui, port=parsed.port, rows=parsed.rows))
+
+
+def _doctor(parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama.doctor import examine
+
+    return examine(Console(), parsed.model, parsed.engine, parse_engine_options(parsed.option))
+
+
+if __name__ == "__main__":
+    main()
