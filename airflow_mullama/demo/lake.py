@@ -4,6 +4,8 @@ One directory ``ds=YYYY-MM-DD`` is one partition. The same arguments give the sa
 there and whole is left as it is: the partitions of a second demo are unchanged, to the byte and the modification time.
 """
 
+# ruff: noqa: RUF001 - the tickets in other scripts have letters that look like Latin ones
+
 from __future__ import annotations
 
 import datetime
@@ -14,12 +16,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mullama.demo.tickets import generate_tickets
+
+_T = TypeVar("_T")
 
 DEFAULT_ROWS: Final = 3_000
 DEFAULT_SEED: Final = 4_211  # its tickets are none of those that the tagger was trained on
@@ -312,6 +316,6 @@ def _repeat_rows(table: pa.Table, repeats: dict[int, int]) -> pa.Table:
     return table.take(pa.array([repeats.get(row, row) for row in range(table.num_rows)]))
 
 
-def _pick(options: Sequence[Any], rng: random.Random) -> Any:
+def _pick(options: Sequence[_T], rng: random.Random) -> _T:
     # `random()` is the one method for which Python promises the same numbers in every version.
     return options[int(rng.random() * len(options))]

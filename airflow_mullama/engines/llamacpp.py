@@ -88,6 +88,11 @@ class LlamaCppEngine:
             notes=self._chosen.notes,
         )
 
+    def close(self) -> None:
+        """Free the model's memory. Only without requests in flight; the worker process just ends instead."""
+        self._http.close()
+        del self._server
+
     def _uses_chat(self, header: GgufHeader) -> bool:
         chat = self._settings.settings.get("chat")
         return header.chat_template is not None if chat is None else bool(chat)

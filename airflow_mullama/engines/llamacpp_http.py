@@ -40,6 +40,10 @@ class LocalServer:
         self._connection = _SocketConnection(socket_path)
         self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {api_key}"}
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send JSON, get JSON.
 

@@ -75,8 +75,9 @@ def chat_frame(server: LocalServer, header: GgufHeader, system_prompt: str | Non
             "The model's chat template does not pass a message through as it is; set chat=False, or repair the "
             "template."
         )
-    head_text, plain_before = _split_after_last_special(before, header.special_tokens)
-    plain_after, tail_text = _split_before_first_special(after, header.special_tokens)
+    special_texts = tuple(header.special_tokens.values())
+    head_text, plain_before = _split_after_last_special(before, special_texts)
+    plain_after, tail_text = _split_before_first_special(after, special_texts)
     special = SpecialTokens.of(server)
     head = server.tokenize(head_text, parse_special=True) if head_text else []
     if special.before and head[: len(special.before)] != special.before:
@@ -87,29 +88,36 @@ def chat_frame(server: LocalServer, header: GgufHeader, system_prompt: str | Non
         plain_before=plain_before,
         plain_after=plain_after,
         strip=f" {marker} " not in _render(server, system_prompt, f" {marker} "),
-        guarded=tuple(token for token in header.special_tokens if token in prompt or token in _turn_ends(header)),
+        guarded=_guarded(header, prompt),
     )
 
 
-def _turn_ends(header: GgufHeader) -> frozenset[str]:
-    # Tokens of the template's source, in branches that this rendering did not take (other roles, the end of a turn).
+def _guarded(header: GgufHeader, prompt: str) -> tuple[str, ...]:
+    """Special tokens that a row's text must not be able to say.
+
+    Those of this prompt, those of the template's other branches (other roles, the end of a turn), and those whose
+    meaning the header declares, such as the end of the text. llama.cpp leaves control tokens alone in plain text, but
+    not tokens that a model's makers declared as user-defined ones.
+    """
     template = header.chat_template or ""
-    return frozenset(token for token in header.special_tokens if token in template)
+    declared = {value for key, value in header.metadata.items() if key.endswith("_token_id")}
+    return tuple(
+        token
+        for token_id, token in header.special_tokens.items()
+        if token in prompt or token in template or token_id in declared
+    )
 
 
 def _render(server: LocalServer, system_prompt: str | None, message: str) -> str:
-    user = {"role": "user", "content": message}
-    if not system_prompt:
-        return str(server.post("/apply-template", {"messages": [user]})["prompt"])
-    system = {"role": "system", "content": system_prompt}
-    try:
-        prompt = str(server.post("/apply-template", {"messages": [system, user]})["prompt"])
-        if system_prompt.strip() in prompt:
-            return prompt
-    except ModelLoadError:
-        pass  # some templates raise for a system message: it goes before the user's text instead
-    merged = {"role": "user", "content": f"{system_prompt}\n\n{message}"}
-    return str(server.post("/apply-template", {"messages": [merged]})["prompt"])
+    # A template without a system role is llama.cpp's to handle: it puts the system prompt before the user's message.
+    messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    messages.append({"role": "user", "content": message})
+    prompt = str(server.post("/apply-template", {"messages": messages})["prompt"])
+    if system_prompt and system_prompt.strip() not in prompt:
+        raise ModelLoadError(
+            "The model's chat template drops the system prompt; put it at the front of prompt_template instead."
+        )
+    return prompt
 
 
 def _split_after_last_special(text: str, special_tokens: Sequence[str]) -> tuple[str, str]:

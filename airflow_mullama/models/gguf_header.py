@@ -67,13 +67,13 @@ class GgufHeader:
     Args:
         metadata: key to value; long arrays (token lists) are left out.
         longest_token_bytes: length in bytes of the longest entry of the vocabulary, 0 without one.
-        special_tokens: entries of the vocabulary that are control tokens or were added by the model's makers, and
-            which a tokenizer may therefore find in plain text; at most a few thousand.
+        special_tokens: by id, entries of the vocabulary that are control tokens or were added by the model's makers,
+            and which a tokenizer may therefore find in plain text; at most a few thousand.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     longest_token_bytes: int = 0
-    special_tokens: tuple[str, ...] = ()
+    special_tokens: dict[int, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -243,17 +243,17 @@ class _Reader:
         self._at += 4 * count
         return [place for place, token_type in enumerate(types) if token_type in SPECIAL_TOKEN_TYPES]
 
-    def _special_tokens(self) -> tuple[str, ...]:
+    def _special_tokens(self) -> dict[int, str]:
         if self._tokens_at is None or not self._special_places:
-            return ()
-        wanted, tokens = set(self._special_places), []
+            return {}
+        wanted, tokens = set(self._special_places), dict[int, str]()
         after, (self._at, count) = self._at, self._tokens_at
         for place in range(count):
             token = self._bytes()
             if place in wanted:
-                tokens.append(token.decode("utf-8", "replace"))
+                tokens[place] = token.decode("utf-8", "replace")
         self._at = after
-        return tuple(tokens)
+        return tokens
 
     def _end_of_tensors(self, count: int, alignment: int) -> int:
         """Where the data of the last tensor of a known type ends."""

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_mullama.engines.base import EngineSettings
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_gguf, with importlib import mode
+
+from tiny_gguf import write_tiny_gguf
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start the engine in this process, for what only shows from inside; it is deleted when the test ends."""
+    from airflow_mullama.engines.llamacpp import LlamaCppEngine
+
+    engines: list[Any] = []
+
+    def start(model: Path, *, task: str = "generate", options: dict[str, Any] | None = None, **settings: Any) -> Any:
+        folder = tmp_path / f"scratch-{len(engines)}"
+        folder.mkdir(mode=0o700)
+        if task == "generate":
+            defaults = {"system_prompt": None, "chat": None, "max_tokens": 16, "sampling": {}}
+        else:
+            defaults = {"normalize": True, "pooling": None, "dimensions": None, "dtype": "float32"}
+        engine = LlamaCppEngine(
+            EngineSettings(
+                task=task,  # type: ignore[arg-type]
+                model=str(model),
+                options={"n_parallel": 2, "n_threads": 1, **(options or {})},
+                settings={**defaults, **settings},
+                scratch=str(folder),
+            )
+        )
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
