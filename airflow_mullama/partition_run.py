@@ -148,7 +148,8 @@ class PartitionRun:
         collector = ChunkCollector(self._stage, chunk_schema(self._columns), self._job.chunk_rows, events)
         reader = RequestReader(self._source, self._job.template, self._chunks, self._stage, events)
         window = RequestWindow(session, self._job.task, self._job.max_retries)
-        if session.ready:
+        if session.info is not None:  # loaded for an earlier partition
+            self._engine_version = session.info.version
             self._progress.engine_ready()
         reader.start()
         try:
@@ -249,6 +250,7 @@ class PartitionRun:
     def _engine_started(self, session: EngineSession) -> None:
         info = session.info
         assert info is not None
+        self._engine_version = info.version
         self._progress.engine_ready()
         for note in info.notes:
             log.warning("%s", note)

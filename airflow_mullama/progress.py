@@ -7,6 +7,7 @@ at the end. Listeners are called on the thread that runs the job and must not bl
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -51,9 +52,13 @@ class Snapshot:
         """``[1200/5000] 24.0% | 35.2 rows/s | 812 tok/s | ETA 1m48s | errors 3``."""
         eta = "ETA ?" if self.eta_seconds is None else f"ETA {format_seconds(self.eta_seconds)}"
         return (
-            f"[{self.done}/{self.total}] {self.share:.1%} | {self.rows_per_second:.1f} rows/s | "
+            f"[{self.done}/{self.total}] {self._percent():.1f}% | {self.rows_per_second:.1f} rows/s | "
             f"{self.tokens_per_second:.0f} tok/s | {eta} | errors {self.errors}"
         )
+
+    def _percent(self) -> float:
+        # Rounded down: 2999 of 3000 is not 100 %.
+        return math.floor(self.share * 1000) / 10
 
     def to_json(self) -> dict[str, Any]:
         """As the task state store and the XCom ``progress`` hold it."""

@@ -1,7 +1,7 @@
 """Keeps the demo's Airflow components, and ends them with everything they started when the demo is gone.
 
-Run as ``python -m airflow_mullama.demo.supervisor``. Each line on standard input, a JSON object, starts a component. The
-end of standard input is the word to stop: it comes when the demo closes the pipe, and just as well when the demo is
+Run as ``python -m airflow_mullama.demo.supervisor``. Each line of standard input, a JSON object, starts a component.
+The end of standard input is the word to stop: it comes when the demo closes the pipe, and just as well when the demo is
 killed, by whatever signal. A component that ends on its own is a reason to stop too; standard output then names it.
 
 Each component leads a session of its own, so that a Ctrl-C in the terminal does not reach it, and so that whatever it
@@ -10,6 +10,7 @@ starts can be found: Airflow puts its tasks into new process groups, never into 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -159,10 +160,8 @@ def _end_with_parent(parent: int) -> Callable[[], None] | None:
 
 def _send(pids: list[int], number: int) -> None:
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def _session_of(pid: int) -> int | None:

@@ -18,6 +18,9 @@ class EngineSession:
     Args:
         engine: the engine's name.
         settings: what it is started with.
+
+    Attributes:
+        load_seconds: what the last start took.
     """
 
     def __init__(self, engine: str, settings: EngineSettings) -> None:
@@ -51,7 +54,7 @@ class EngineSession:
     def loaded(self, info: EngineInfo) -> None:
         """Take note that the engine is ready."""
         self.info = info
-        self.load_seconds += time.monotonic() - self._started_at
+        self.load_seconds = time.monotonic() - self._started_at
 
     def lost(self) -> None:
         """The worker died: forget it, and free what is left of it."""

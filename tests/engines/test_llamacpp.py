@@ -161,17 +161,14 @@ class TestChat:
         merged = "Be brief.\nhello"  # as llama.cpp puts them together
         assert prepared_tokens(engine, "hello") == [BOS, USER, *engine._http.tokenize(merged), END, ASSISTANT]
 
-    def test_a_template_that_drops_the_system_prompt_is_refused_or_gets_it(
+    def test_a_template_that_ignores_the_system_role_gets_the_system_prompt_in_the_message(
         self, tmp_path: Path, start_engine: Any
     ) -> None:
         template = "<|user|>{{ messages[-1]['content'] }}<|end|><|assistant|>"
         model = write_tiny_gguf(tmp_path / "m.gguf", chat_template=template)
-        try:
-            tokens = prepared_tokens(start_engine(model, system_prompt="the quick brown fox"), "hello")
-        except ModelLoadError as error:
-            assert "drops the system prompt" in str(error)
-        else:
-            assert len(tokens) > len(prepared_tokens(start_engine(model), "hello"))
+        engine = start_engine(model, system_prompt="the quick brown fox")
+        whole = [BOS, USER, *engine._http.tokenize("the quick brown fox\nhello"), END, ASSISTANT]
+        assert prepared_tokens(engine, "hello") == whole
 
     def test_a_template_that_swallows_messages_is_refused(self, tmp_path: Path) -> None:
         model = write_tiny_gguf(tmp_path / "m.gguf", chat_template="<|user|>always this<|end|><|assistant|>")
