@@ -123,6 +123,7 @@ class ChunkCollector:
         self._chunk_rows = chunk_rows
         self._events = events
         self._durable = durable
+        self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
         self._to_write: queue.Queue[_OpenChunk | None] = queue.Queue(maxsize=8)
         self._failed = threading.Event()
@@ -130,8 +131,11 @@ class ChunkCollector:
         self._thread.start()
 
     def begin(self, chunk: Chunk, staged: pa.Table | None) -> None:
-        """Expect outcomes for a chunk, some of which may be staged already."""
-        if chunk.index not in self._open and not (staged is not None and staged.num_rows == chunk.rows):
+        """Expect outcomes for a chunk, some or all of which may be staged already; the first call for it counts."""
+        if chunk.index in self._begun:
+            return
+        self._begun.add(chunk.index)
+        if staged is None or staged.num_rows < chunk.rows:
             parts = [staged] if staged is not None else []
             self._open[chunk.index] = _OpenChunk(chunk, parts, staged.num_rows if staged is not None else 0)
 

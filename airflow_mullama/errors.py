@@ -50,6 +50,10 @@ class OutputNotWritableError(MullamaError):
     """The output location refuses to be written: permissions, a full disk, a read-only filesystem."""
 
 
+class StageVanishedError(MullamaError):
+    """Staged chunks disappeared: another attempt of the same partition published it, or somebody removed them."""
+
+
 class ModelNotFoundError(MullamaError, FileNotFoundError):
     """No model at the given path, URL or name."""
 

@@ -121,6 +121,21 @@ class Job:
             "output_prefix": self.output_prefix,
         }
 
+    def request_fingerprint(self, *, model_sha256: str) -> str:
+        """The hash of everything but the input that decides a row's outcome: template, model, settings.
+
+        Args:
+            model_sha256: hash of the model's content.
+        """
+        template = self.template
+        payload = {
+            "version": FINGERPRINT_VERSION,
+            "model": model_sha256,
+            "template": [list(template.literals), list(template.columns)],
+            **self.request_identity(),
+        }
+        return hashlib.sha256(json.dumps(payload, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
     def fingerprint(self, *, input_identity: str, model_sha256: str) -> str:
         """The hash of everything that decides the output of one partition.
 
@@ -128,15 +143,8 @@ class Job:
             input_identity: what tells this state of the input from any other.
             model_sha256: hash of the model's content.
         """
-        template = self.template
-        payload = {
-            "version": FINGERPRINT_VERSION,
-            "input": input_identity,
-            "model": model_sha256,
-            "template": [list(template.literals), list(template.columns)],
-            **self.request_identity(),
-        }
-        return hashlib.sha256(json.dumps(payload, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+        request = self.request_fingerprint(model_sha256=model_sha256)
+        return hashlib.sha256(f"{request}:{input_identity}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ class PartitionManifest:
         computed_rows: rows the engine was asked for in this attempt.
         resumed_rows: rows found in the stage of an earlier attempt.
         repaired_rows: rows of the published output that failed and were asked again.
+        reused_rows: rows taken from the published output of an earlier state of the input.
+        request_fingerprint: the part of the fingerprint that is not the input's.
     """
 
     task: str
@@ -66,6 +68,8 @@ class PartitionManifest:
     bytes_out: int
     started_at: str
     ended_at: str
+    reused_rows: int = 0
+    request_fingerprint: str = ""
     skipped: str | None = None
     engine_version: str | None = None
     package_version: str = __version__
@@ -116,7 +120,15 @@ class PartitionManifest:
 
     def as_up_to_date(self) -> PartitionManifest:
         """The stored account of an output that needs nothing, marked so: nothing was computed this time."""
-        return replace(self, skipped="up_to_date", computed_rows=0, resumed_rows=0, repaired_rows=0, seconds=Seconds())
+        return replace(
+            self,
+            skipped="up_to_date",
+            computed_rows=0,
+            resumed_rows=0,
+            repaired_rows=0,
+            reused_rows=0,
+            seconds=Seconds(),
+        )
 
 
 def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest:
@@ -138,6 +150,7 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
         computed_rows=sum(one.computed_rows for one in manifests),
         resumed_rows=sum(one.resumed_rows for one in manifests),
         repaired_rows=sum(one.repaired_rows for one in manifests),
+        reused_rows=sum(one.reused_rows for one in manifests),
         seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
         bytes_in=sum(one.bytes_in for one in manifests),
         bytes_out=sum(one.bytes_out for one in manifests),

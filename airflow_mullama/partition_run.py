@@ -14,13 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mullama.chunk_writer import ChunkCollector, chunk_schema, contract_batch, count_outcomes
-from airflow_mullama.errors import AccountingError, JobStoppedError, OutputExistsError
+from airflow_mullama.errors import (
+    AccountingError,
+    InputChangedError,
+    JobStoppedError,
+    OutputExistsError,
+    StageVanishedError,
+)
 from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, Seconds, utc_now
 from airflow_mullama.models.resolve import Model
 from airflow_mullama.progress import Progress, ProgressListener
 from airflow_mullama.request_reader import InputEnded, Piece, RequestReader, ThreadFailed
-from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType, RowError, refuse_column_clash
+from airflow_mullama.rows import ErrorType, RowError, refuse_column_clash
+from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
 from airflow_mullama.storage.parquet_input import open_input
 from airflow_mullama.storage.parquet_output import PublishedOutput, output_exists, read_published, write_output
 from airflow_mullama.storage.partitions import Partition
@@ -34,6 +41,7 @@ log = logging.getLogger(__name__)
 # How long the loop sleeps at most: the longest it takes to see that it should stop.
 POLL_SECONDS = 0.25
 SAMPLE_MESSAGES = 3
+PUBLISH_TRIES = 3
 
 
 class PartitionRun:
@@ -67,6 +75,7 @@ class PartitionRun:
         refuse_column_clash(self._source.schema.names, job.added_column_names, job.output_prefix)
         dimensions = job.engine_spec.vector_length(job.engine_options, model.header)
         self._columns = job.result_columns(dimensions)
+        self._request_fingerprint = job.request_fingerprint(model_sha256=model.sha256)
         self._fingerprint = job.fingerprint(input_identity=self._source.identity, model_sha256=model.sha256)
         self._published = self._look_at_output()
         self._progress = Progress(self._source.rows, partition.input.url, listeners)
@@ -76,7 +85,7 @@ class PartitionRun:
         self._samples: dict[tuple[str, str], int] = {}
         self._engine_version: str | None = None
         self._resumed = 0
-        self._kept = 0
+        self._kept = self._reused = self._repaired = 0
 
     def _look_at_output(self) -> PublishedOutput | None:
         output, if_exists = self._partition.output, self._job.if_exists
@@ -106,41 +115,52 @@ class PartitionRun:
         """
         self._started_at, self._started = utc_now(), time.monotonic()
         published = self._published
-        if published is not None and published.manifest.fingerprint == self._fingerprint:
-            if published.manifest.retryable_rows == 0:
-                self._progress.announce(
-                    f"{self._partition.output} is up to date ({published.manifest.rows} rows): nothing to do"
-                )
-                return published.manifest.as_up_to_date()
-            self._stage.open()
-            self._keep_good_rows(published)
-        else:
-            self._stage.open()
+        if published is not None and self._is_up_to_date(published):
+            self._progress.announce(
+                f"{self._partition.output} is up to date ({published.manifest.rows} rows): nothing to do"
+            )
+            return published.manifest.as_up_to_date()
+        self._stage.open()
+        if published is not None:
+            self._seed(published)
+        for _ in range(PUBLISH_TRIES - 1):
+            try:
+                return self._infer_and_publish(session)
+            except StageVanishedError as error:
+                other = read_published(self._partition.output)
+                if other is not None and self._is_up_to_date(other):
+                    self._progress.announce(f"{self._partition.output} was published by another attempt meanwhile")
+                    return other.manifest
+                log.warning("%s What is missing is computed again.", error)
+        return self._infer_and_publish(session)
+
+    def _is_up_to_date(self, published: PublishedOutput) -> bool:
+        return published.manifest.fingerprint == self._fingerprint and published.manifest.retryable_rows == 0
+
+    def _infer_and_publish(self, session: EngineSession) -> PartitionManifest:
+        self._progress.restart()
+        self._resumed = 0
         self._infer(session)
         manifest = self._publish()
         self._stage.remove()
         self._report_samples()
         return manifest
 
-    def _keep_good_rows(self, published: PublishedOutput) -> None:
-        """Stage the published rows that need no repair, so that only the others are asked again."""
-        repaired = published.manifest.retryable_rows
-        self._progress.announce(
-            f"{self._partition.output}: {repaired} of {published.manifest.rows} rows failed and are tried again"
-        )
-        retryable = pa.array(RETRYABLE_ERROR_TYPES)
-        staged = self._stage.staged()
-        outcomes = published.outcomes(self._columns, self._job.output_prefix)
-        rest: pa.Table = self._columns.schema.empty_table()
-        for chunk in self._chunks:
-            while rest.num_rows < chunk.rows:
-                rest = pa.concat_tables([rest, pa.Table.from_batches([next(outcomes)])])
-            rows = pa.array(range(chunk.start, chunk.stop), pa.int64())
-            table = rest.slice(0, chunk.rows).add_column(0, "row", rows)
-            rest = rest.slice(chunk.rows)
-            if (chunk.start, chunk.stop) not in staged:  # else a repair was under way: its chunk knows more
-                self._stage.write(chunk, table.filter(pc.invert(pc.is_in(table.column("error_type"), retryable))))
-        self._kept = published.manifest.rows - repaired
+    def _seed(self, published: PublishedOutput) -> None:
+        """Stage what the published output already knows."""
+        manifest, output, prefix = published.manifest, self._partition.output, self._job.output_prefix
+        if manifest.fingerprint == self._fingerprint:
+            self._repaired = manifest.retryable_rows
+            self._progress.announce(f"{output}: {self._repaired} of {manifest.rows} rows failed and are tried again")
+            self._kept = stage_good_rows(self._stage, self._chunks, published, self._columns, prefix)
+        elif manifest.request_fingerprint == self._request_fingerprint:
+            self._reused = stage_reused_rows(
+                self._stage, self._chunks, published, self._source, self._job.template, self._columns, prefix
+            )
+            self._progress.announce(
+                f"{output}: the input changed; {self._reused} of {self._source.rows} rows have the same request as "
+                "before and keep their outcome"
+            )
 
     def _infer(self, session: EngineSession) -> None:
         """Get an outcome for every row and make it durable."""
@@ -291,6 +311,7 @@ class PartitionRun:
 
         def work() -> None:
             try:
+                self._refuse_changed_input()
                 result.put(
                     write_output(
                         source=self._source,
@@ -322,6 +343,14 @@ class PartitionRun:
             raise size
         return self._manifest(time.monotonic() - before, size)
 
+    def _refuse_changed_input(self) -> None:
+        # An attempt that outlived its successor must not publish what the input was before.
+        if open_input(self._partition.files).identity != self._source.identity:
+            raise InputChangedError(
+                f"The input {self._partition.input} was changed while it was processed; nothing was published: run "
+                "the task again, and rows whose request is unchanged are not computed twice."
+            )
+
     def _manifest(self, publish_seconds: float, bytes_out: int) -> PartitionManifest:
         progress = self._progress
         if sum(progress.status_counts.values()) != self._source.rows:
@@ -347,8 +376,10 @@ class PartitionRun:
             prompt_tokens=progress.prompt_tokens,
             completion_tokens=progress.completion_tokens,
             computed_rows=progress.computed_rows,
-            resumed_rows=self._resumed - self._kept,
-            repaired_rows=self._source.rows - self._kept if self._kept else 0,
+            resumed_rows=max(0, self._resumed - self._kept - self._reused),
+            repaired_rows=self._repaired,
+            reused_rows=self._reused,
+            request_fingerprint=self._request_fingerprint,
             seconds=Seconds(total=time.monotonic() - self._started, **seconds),
             bytes_in=self._source.size,
             bytes_out=bytes_out,

@@ -123,14 +123,15 @@ class Progress:
         self._started: float | None = None
         self._told_at: float | None = None
         self._told_done = 0
-        self.status_counts: dict[str, int] = {}
-        self.error_types: dict[str, int] = {}
-        self.attempts = 0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.done = 0
-        self._computed = 0
-        self._computed_tokens = 0
+        self.status_counts: dict[str, int]
+        self.error_types: dict[str, int]
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from nothing again; the time of the first row stays."""
+        self.status_counts, self.error_types = {}, {}
+        self.attempts = self.prompt_tokens = self.completion_tokens = self.done = 0
+        self._computed = self._computed_tokens = self._told_done = 0
 
     def engine_ready(self) -> None:
         """The rate counts from here: loading the model is not part of it."""

@@ -48,12 +48,13 @@ def writing(target: Location) -> Iterator[None]:
 
 
 def publish_bytes(target: Location, content: bytes) -> None:
-    """Write a small file durably. Its folder must exist on a local filesystem."""
+    """Write a small file durably, and its folder if that is missing."""
     with writing(target):
         if not target.is_local:
             with target.filesystem.open_output_stream(target.path) as stream:
                 stream.write(content)
             return
+        os.makedirs(target.parent.path, exist_ok=True)  # another attempt may have removed the whole stage
         temporary = f"{target.path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         try:
             with open(temporary, "wb") as file:

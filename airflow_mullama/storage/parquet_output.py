@@ -6,13 +6,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from airflow_mullama.errors import AccountingError
+from airflow_mullama.errors import AccountingError, StageVanishedError
 from airflow_mullama.manifest import FOOTER_KEY, PartitionManifest
 from airflow_mullama.rows import ResultColumns
 from airflow_mullama.storage.commit import publish_file, writing
@@ -51,7 +51,8 @@ def read_published(location: Location) -> PublishedOutput | None:
             stored = (metadata.metadata or {}).get(FOOTER_KEY)
         if stored is None:
             return None
-        manifest = PartitionManifest.from_json(json.loads(stored))
+        # A file cannot hold its own size.
+        manifest = replace(PartitionManifest.from_json(json.loads(stored)), bytes_out=location.info().size or 0)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
     if manifest.rows != metadata.num_rows:
@@ -87,6 +88,7 @@ def write_output(
 
     Raises:
         AccountingError: outcomes and input rows do not match.
+        StageVanishedError: outcomes are missing, or the unpublished file was removed.
         OutputNotWritableError: the place refuses to be written.
     """
     added = [field.with_name(output_prefix + field.name) for field in columns.fields]
@@ -103,6 +105,8 @@ def write_output(
             for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
+        if not os.path.exists(local_path):
+            raise StageVanishedError(f"The unpublished file {local_path!r} is gone.")
         size = os.path.getsize(local_path)
         publish_file(local_path, target)
     finally:
@@ -146,7 +150,7 @@ class _Rows:
             if self._table is None or self._table.num_rows == 0:
                 self._table = next(self._chunks, None)
                 if self._table is None:
-                    raise AccountingError(f"Row {start + count - wanted} has no outcome; nothing was published.")
+                    raise StageVanishedError(f"The staged outcome of row {start + count - wanted} is gone.")
                 continue
             parts.append(self._table.slice(0, wanted))
             self._table = self._table.slice(wanted)
