@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from airflow_mullama.errors import AccountingError
 from airflow_mullama.request_reader import ThreadFailed
 from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, ResultColumns, Status
+from airflow_mullama.steps import reached
 from airflow_mullama.storage.stage import Chunk, Stage
 
 _ERROR_TYPES = pa.array(list(STATUS_OF_ERROR_TYPE))
@@ -107,7 +108,6 @@ class ChunkCollector:
         schema: of a chunk.
         chunk_rows: rows of every chunk but the last.
         events: where :class:`airflow_mullama.request_reader.ThreadFailed` goes if a write fails.
-        durable: called from the writing thread with each chunk that is durable.
     """
 
     def __init__(
@@ -116,13 +116,11 @@ class ChunkCollector:
         schema: pa.Schema,
         chunk_rows: int,
         events: queue.SimpleQueue[Any],
-        durable: Callable[[Chunk], None] = lambda chunk: None,
     ) -> None:
         self._stage = stage
         self.schema = schema
         self._chunk_rows = chunk_rows
         self._events = events
-        self._durable = durable
         self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
         self._to_write: queue.Queue[_OpenChunk | None] = queue.Queue(maxsize=8)
@@ -186,8 +184,9 @@ class ChunkCollector:
                     raise AccountingError(
                         f"The chunk {opened.chunk} has outcomes for other rows; nothing is published."
                     )
+                reached("stage")
                 self._stage.write(opened.chunk, table)
-                self._durable(opened.chunk)
+                reached("staged")
             except BaseException as error:  # noqa: BLE001 - it is raised on the thread that can end the task
                 self._failed.set()
                 self._events.put(ThreadFailed(error))

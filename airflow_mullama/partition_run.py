@@ -28,6 +28,7 @@ from airflow_mullama.progress import Progress, ProgressListener
 from airflow_mullama.request_reader import InputEnded, Piece, RequestReader, ThreadFailed
 from airflow_mullama.rows import ErrorType, RowError, refuse_column_clash
 from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
+from airflow_mullama.steps import reached
 from airflow_mullama.storage.parquet_input import open_input
 from airflow_mullama.storage.parquet_output import PublishedOutput, output_exists, read_published, write_output
 from airflow_mullama.storage.partitions import Partition
@@ -142,6 +143,7 @@ class PartitionRun:
         self._resumed = 0
         self._infer(session)
         manifest = self._publish()
+        reached("published")
         self._stage.remove()
         self._report_samples()
         return manifest
@@ -210,6 +212,7 @@ class PartitionRun:
                 if isinstance(event, Started):
                     self._engine_started(session)
                 if outcomes is not None:
+                    reached("result")
                     self._record(outcomes, collector, computed=True)
             self._progress.tell_if_due()
 
@@ -219,6 +222,7 @@ class PartitionRun:
             timeout = 0.0
         elif (retry_in := window.seconds_to_next_retry()) is not None:
             timeout = min(timeout, max(0.001, retry_in))
+        reached("wait")
         before = time.monotonic()
         try:
             return session.events.get(timeout=timeout) if timeout else session.events.get_nowait()
@@ -311,6 +315,7 @@ class PartitionRun:
 
         def work() -> None:
             try:
+                reached("commit")
                 self._refuse_changed_input()
                 result.put(
                     write_output(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from airflow_mullama.prompts import PromptTemplate
 from airflow_mullama.rows import RowError
+from airflow_mullama.steps import reached
 from airflow_mullama.storage.parquet_input import ParquetInput
 from airflow_mullama.storage.stage import Chunk, Stage
 
@@ -119,6 +120,7 @@ class RequestReader:
         chunk, table, done = self._open(remaining.pop(0), present)
         opened = False
         for batch in self._source.batches(self._template.distinct_columns, first_row=cursor):
+            reached("read")
             offset = 0
             while offset < batch.num_rows:
                 if cursor == chunk.stop:
@@ -146,6 +148,7 @@ class RequestReader:
             batch = batch.take(pa.array(missing - start))
             rows = missing.tolist()
         piece = Piece(chunk)
+        reached("render")
         for row, text in zip(rows, self._template.render(batch), strict=True):
             if isinstance(text, RowError):
                 piece.errors.append((row, text))

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from airflow_mullama.errors import EngineFailedError, WorkerCrashError
 from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType
+from airflow_mullama.steps import reached
 from airflow_mullama.worker.client import Event, Exited, Outcomes, Refused, Started, Stuck, request_batch
 from airflow_mullama.worker.session import EngineSession
 
@@ -91,6 +92,7 @@ class RequestWindow:
         if not self._session.ready:
             return self._session.start()
         for items in self._next_items():
+            reached("send")
             worker = self._session.worker
             assert worker is not None
             for item in items:

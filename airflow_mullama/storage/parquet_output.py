@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from airflow_mullama.errors import AccountingError, StageVanishedError
 from airflow_mullama.manifest import FOOTER_KEY, PartitionManifest
 from airflow_mullama.rows import ResultColumns
+from airflow_mullama.steps import reached
 from airflow_mullama.storage.commit import publish_file, writing
 from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.parquet_input import BATCH_ROWS, ParquetInput
@@ -103,10 +104,12 @@ def write_output(
     try:
         with writing(target), pq.ParquetWriter(local_path, schema, compression="zstd") as writer:
             for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
+                reached("write")
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
         if not os.path.exists(local_path):
             raise StageVanishedError(f"The unpublished file {local_path!r} is gone.")
+        reached("publish")
         size = os.path.getsize(local_path)
         publish_file(local_path, target)
     finally:

@@ -1,0 +1,31 @@
+"""The named steps of a partition's run, so that tests can break any of them and prove that nothing is lost.
+
+Nothing listens outside of tests: a step then costs one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# In the order in which a partition meets them first.
+STEPS = (
+    "read",  # a batch of input rows was read (reading thread)
+    "render",  # its requests are about to be rendered (reading thread)
+    "send",  # requests are about to be sent
+    "wait",  # about to wait for an event
+    "result",  # outcomes came back
+    "stage",  # a chunk is about to be made durable (writing thread)
+    "staged",  # a chunk is durable (writing thread)
+    "commit",  # every chunk is durable; the output is about to be written (publishing thread)
+    "write",  # a row group is about to be written to the unpublished output (publishing thread)
+    "publish",  # the output is whole and about to be published (publishing thread)
+    "published",  # the output is published, the stage not yet removed
+)
+
+observer: Callable[[str], None] | None = None
+
+
+def reached(step: str) -> None:
+    """Tell the observer, if there is one; what it raises is raised here."""
+    if observer is not None:
+        observer(step)
