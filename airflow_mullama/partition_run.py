@@ -191,6 +191,7 @@ class PartitionRun:
         reading = bool(self._chunks)
         if not reading:
             return
+        self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         while reading or waiting or not window.idle:
             self._raise_if_stopped()
             while waiting and window.wants_rows:
@@ -198,6 +199,7 @@ class PartitionRun:
                 reader.taken()
             if window.send():
                 self._announce_load(session)
+            self._account_for_time(session, window)
             event = self._next_event(session, window, has_work=bool(waiting) and window.wants_rows)
             if event is None:
                 pass
@@ -214,6 +216,7 @@ class PartitionRun:
                 if outcomes is not None:
                     reached("result")
                     self._record(outcomes, collector, computed=True)
+            self._account_for_time(session, window)
             self._progress.tell_if_due()
 
     def _next_event(self, session: EngineSession, window: RequestWindow, *, has_work: bool) -> Any:
@@ -223,16 +226,20 @@ class PartitionRun:
         elif (retry_in := window.seconds_to_next_retry()) is not None:
             timeout = min(timeout, max(0.001, retry_in))
         reached("wait")
-        before = time.monotonic()
         try:
             return session.events.get(timeout=timeout) if timeout else session.events.get_nowait()
         except queue.Empty:
             return None
-        finally:
-            # A row in flight means that the engine works; else it loads, or starves.
-            kind = "engine" if window.busy else "waiting_for_input" if session.ready else "model_load"
-            if session.worker is not None:
-                self._seconds[kind] += time.monotonic() - before
+
+    def _account_for_time(self, session: EngineSession, window: RequestWindow) -> None:
+        """Add the time since the last call to what the engine did meanwhile: compute, load, or wait for rows."""
+        now = time.monotonic()
+        self._seconds[self._doing] += now - self._accounted
+        self._accounted = now
+        if window.busy:
+            self._doing = "engine"
+        else:
+            self._doing = "model_load" if session.worker is not None and not session.ready else "waiting_for_input"
 
     def _take(self, piece: Piece, collector: ChunkCollector, window: RequestWindow) -> None:
         collector.begin(piece.chunk, piece.staged)
