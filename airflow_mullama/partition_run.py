@@ -122,6 +122,11 @@ class PartitionRun:
             )
             return published.manifest.as_up_to_date()
         self._stage.open()
+        if staged := self._stage.staged():
+            self._progress.announce(
+                f"resuming {self._partition.input}: {len(staged)} of {len(self._chunks)} chunks hold rows of an "
+                "earlier attempt"
+            )
         if published is not None:
             self._seed(published)
         for _ in range(PUBLISH_TRIES - 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DEMO_PREFIX = "demo:"
 HUB_PREFIX = "hf://"
+SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,28 @@ def resolve_model(name: str, resolver: Resolver = resolve_location) -> Model:
         DependencyMissingError: a package is missing that this kind of name needs.
     """
     path, tokenizer = locate_model(name, resolver)
+    parts = [path.with_name(part) for part in split_names(path.name)]
     header = read_gguf_header(path)
-    return Model(name, str(path), file_sha256(path), header, str(tokenizer) if tokenizer else None)
+    for part in parts[1:]:
+        read_gguf_header(part)  # is it there, and whole?
+    hashes = [file_sha256(part) for part in parts]
+    sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return Model(name, str(path), sha256, header, str(tokenizer) if tokenizer else None)
+
+
+def split_names(file_name: str) -> list[str]:
+    """All parts of a model split by ``llama-gguf-split``, by the first one's name; any other name alone.
+
+    Raises:
+        ConfigurationError: a later part is named.
+    """
+    match = SPLIT_NAME.fullmatch(file_name)
+    if match is None:
+        return [file_name]
+    stem, of = match["stem"], match["of"]
+    if int(match["number"]) != 1:
+        raise ConfigurationError(f"{file_name!r} is a later part of a split model; name {stem}-00001-of-{of}.gguf.")
+    return [f"{stem}-{number:05d}-of-{of}.gguf" for number in range(1, int(of) + 1)]
 
 
 def locate_model(name: str, resolver: Resolver = resolve_location) -> tuple[Path, Path | None]:
@@ -128,7 +150,12 @@ def _hub_model(name: str) -> Path:
         ) from error
     log.info("model %s: looking in the Hugging Face cache, else fetching it", name)
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file_name, revision=revision or None))
+        folder, slash, last = file_name.rpartition("/")
+        parts = [
+            hf_hub_download(f"{owner}/{repository}", folder + slash + part, revision=revision or None)
+            for part in split_names(last)
+        ]
+        return Path(parts[0])
     except LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
             f"The model {name!r} is not in the Hugging Face cache and could not be fetched (offline mode, or no "
@@ -148,20 +175,30 @@ def _hub_model(name: str) -> Path:
 
 
 def _stored_model(name: str, resolver: Resolver) -> Path:
-    """Copy an object to the cache, once per state of it (size and modification time)."""
-    location = resolver(name)
+    """Copy a model's objects to the cache, once per state of them (sizes and modification times)."""
+    first = resolver(name)
+    parts = [first.parent.join(part) for part in split_names(first.name)]
+    infos = [_object_info(part) for part in parts]
+    states = "".join(f"{part.url}|{info.size}|{info.mtime_ns}\n" for part, info in zip(parts, infos, strict=True))
+    folder = cache_directory() / "models" / hashlib.sha256(states.encode()).hexdigest()[:16]
+    for part, info in zip(parts, infos, strict=True):
+        target = folder / part.name
+        if not (target.is_file() and target.stat().st_size == info.size):
+            log.info("model %s: copying %.1f MB to %s", part.url, (info.size or 0) / 1e6, target)
+            _download(part, target)
+    return folder / first.name
+
+
+def _object_info(location: Location) -> pafs.FileInfo:
     try:
         info = location.info()
     except (pa.ArrowException, OSError) as error:
-        raise ModelNotFoundError(f"The model {name!r} cannot be looked up: {error}.") from error
+        raise ModelNotFoundError(f"The model {location.url!r} cannot be looked up: {error}.") from error
     if info.type != pafs.FileType.File:
-        raise ModelNotFoundError(f"There is no object at {name!r}: check the model's URL and the connection's rights.")
-    state = hashlib.sha256(f"{name}|{info.size}|{info.mtime_ns}".encode()).hexdigest()[:16]
-    target = cache_directory() / "models" / f"{state}-{location.name}"
-    if not (target.is_file() and target.stat().st_size == info.size):
-        log.info("model %s: copying %.1f MB to %s", name, (info.size or 0) / 1e6, target)
-        _download(location, target)
-    return target
+        raise ModelNotFoundError(
+            f"There is no object at {location.url!r}: check the model's URL and the connection's rights."
+        )
+    return info
 
 
 def _download(location: Location, target: Path) -> None:
