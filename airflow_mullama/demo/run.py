@@ -21,13 +21,15 @@ from airflow_mullama.demo.lake import DEFAULT_ROWS, LakeError, LakeSummary, writ
 from airflow_mullama.demo.minilm import DemoModelUnavailableError, ensure_minilm
 from airflow_mullama.demo.report import RunResult, show_figures, show_neighbours, show_samples
 from airflow_mullama.demo.stopping import Stopped, signals_stop
-from airflow_mullama.demo.task_logs import RunLogs
+from airflow_mullama.demo.task_logs import LogLine, RunLogs
 from airflow_mullama.paths import cache_directory
 
 PARALLEL_TASKS: Final = 2
 RUN_SECONDS: Final = 1_800.0
 _POLL_SECONDS = 0.5
-_PROGRESS_LINE = re.compile(r"^\[\d+/\d+\] ")
+# A task's log has a line at most every second; here fewer do, and always its last.
+_SECONDS_BETWEEN_LINES = 4.0
+_PROGRESS_LINE = re.compile(r"^\[(\d+)/(\d+)\] ")
 _UP_TO_DATE = " is up to date"
 
 
@@ -107,6 +109,7 @@ class _Followed:
     logs: RunLogs
     started: float
     names: list[str] = field(default_factory=list)
+    shown: dict[int, float] = field(default_factory=dict)
     state: str = "queued"
     ended: float = 0.0
 
@@ -249,15 +252,24 @@ class Demo:
             run.names = _partition_names(client, run)
         state = client.run_state(run.dag.dag_id, run.run_id)
         for line in run.logs.new_lines():
-            if line.logger != "airflow_mullama.progress" or line.map_index < 0:
-                continue
-            name = run.names[line.map_index] if line.map_index < len(run.names) else str(line.map_index)
-            if _PROGRESS_LINE.match(line.event):
-                self._console.print(Text(f"{run.dag.task_id:6}{name:15}{line.event}"), soft_wrap=True)
-            elif _UP_TO_DATE in line.event:
-                self._console.print(Text(f"{run.dag.task_id:6}{name:15}up to date"), soft_wrap=True)
+            if line.logger == "airflow_mullama.progress" and line.map_index >= 0:
+                self._show_line(run, line)
         if state in ("success", "failed"):
             run.state, run.ended = state, time.monotonic()
+
+    def _show_line(self, run: _Followed, line: LogLine) -> None:
+        numbers = _PROGRESS_LINE.match(line.event)
+        if numbers:
+            now = time.monotonic()
+            is_last = numbers[1] == numbers[2]
+            if not is_last and now - run.shown.get(line.map_index, 0.0) < _SECONDS_BETWEEN_LINES:
+                return
+            run.shown[line.map_index] = now
+        elif _UP_TO_DATE not in line.event:
+            return
+        name = run.names[line.map_index] if line.map_index < len(run.names) else str(line.map_index)
+        what = line.event if numbers else "up to date: nothing to do"
+        self._console.print(Text(f"{run.dag.task_id:6}{name:15}{what}"), soft_wrap=True)
 
     def _result(self, client: AirflowClient, run: _Followed) -> RunResult:
         instances = client.task_instances(run.dag.dag_id, run.run_id)

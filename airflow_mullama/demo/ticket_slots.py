@@ -107,13 +107,50 @@ SLOTS: dict[str, tuple[str, ...]] = {
     ),
     "no_hurry": _words(
         "no rush|no hurry|no pressure|no stress|take your time|no deadline|no need to hurry|no need to rush|"
-        "it can wait|all in good time|there is no hurry|there is no rush|it is not urgent"
+        "it can wait|all in good time|there is no hurry|there is no rush|it is not urgent|"
+        "at your leisure|nothing urgent|whenever|I am patient|we are patient|there is plenty of time|we have lots of time|"
+        "don't worry about the timing|don't stress|put it on the back burner|no need to answer soon|I can wait"
     ),
     "solved": _words(
         "fixed|solved|done|handled|sorted out|resolved|taken care of|answered|dealt with|cleared up|finished|settled"
     ),
     "matter": _words("this|it|the matter|this issue|my case|this request|this ticket|this problem|my question"),
     "pressing": _words("urgent|pressing|time critical|critical|important|an emergency|high priority|time sensitive"),
+    "topic": _words(
+        "a job|an internship|a partnership|a sponsorship|a donation|an interview|a visit to your office|"
+        "a guided tour|your opening hours|your history|your founder|your newsletter|the press department|"
+        "the trade fair|a school project|a student discount|gift cards|your headquarters|an article about you|"
+        "a charity event|your recycling policy|parking at your shop|your advert|lost property|an application|"
+        "merchandise|your logo"
+    ),
+    "praise": _words(
+        "thumbs up|well done|bravo|hats off|five stars|kudos|top marks|I love it|we love it|keep it up|"
+        "keep up the good work|big thanks|many thanks for everything|congratulations|great job|excellent work|"
+        "you made my day|you rock|what a team|highly recommended|two thumbs up|ten out of ten|a pleasure as always|"
+        "best ever|I am a fan|couldn't be better"
+    ),
+    "curse": _words(
+        "shame on you|never again|zero stars|one star|I am done with you|what a joke|thumbs down|I hate it|"
+        "not acceptable|this is unacceptable|a waste of time|a waste of money|worst ever|I want to complain|"
+        "you let me down|I feel cheated|ripped off|nobody cares|I have lost all trust|I am fed up|what a mess|"
+        "what a disgrace|this is a nightmare|zero out of ten|stay away from this shop|I had enough|not good enough|"
+        "couldn't be worse"
+    ),
+    "like": _words("love|like|enjoy|adore|admire|appreciate|really like|really love|keep praising|am happy with|trust"),
+    "hate": _words(
+        "hate|dislike|despise|detest|can't stand|don't trust|really hate|regret|keep complaining about|am sick of|"
+        "am unhappy with"
+    ),
+    "minor": _words(
+        "a small thing|a minor point|not important|unimportant|low priority|a detail|a side issue|nothing serious|"
+        "not a big deal|not urgent|optional|nice to have"
+    ),
+    "alarm": _words(
+        "this is urgent|it is an emergency|time is running out|the clock is ticking|every minute counts|I can't wait|"
+        "we are losing money|our business is down|hurry up|please hurry|it is urgent|we are desperate|"
+        "this can't wait|red alert|top priority|high priority|the deadline is {deadline}|it is almost too late|SOS|"
+        "drop everything|urgent|help needed {now}|we are stuck|we are blocked|no time to lose|act fast"
+    ),
 }
 """Slot values that are lists; `tickets` makes up amounts, dates, order numbers, counts and error codes itself."""
 
