@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import psutil
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mullama.jobs import EmbedJob, GenerateJob
+from airflow_mullama.progress import Snapshot
+from airflow_mullama.storage.filesystems import Location, resolve_location
+
+# A shared machine says nothing of how long an example takes, and a failure must be the same for everybody.
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("default")
+
+WORKER_MODULE = "airflow_mullama.worker"
+
+_started: list[list[str]] = []
+
+
+def _remember_worker(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and WORKER_MODULE in map(str, arguments[1]):
+        _started.append([str(argument) for argument in arguments[1]])
+
+
+# Hooks stay for the life of the process, so there is one, and tests look at what it saw since they began.
+sys.addaudithook(_remember_worker)
+
+
+class StartedWorkers:
+    """The worker processes that this process started since the test began, whether or not they still run."""
+
+    def __init__(self) -> None:
+        self._before = len(_started)
+
+    def __len__(self) -> int:
+        return len(_started) - self._before
+
+
+@pytest.fixture
+def started_workers() -> StartedWorkers:
+    return StartedWorkers()
+
+
+def worker_children(pid: int | None = None) -> list[psutil.Process]:
+    """Worker processes below a process (this one by default), zombies too."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if child.status() == psutil.STATUS_ZOMBIE or WORKER_MODULE in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture
+def workers() -> Callable[..., list[psutil.Process]]:
+    return worker_children
+
+
+@pytest.fixture
+def no_worker_left() -> Iterator[None]:
+    """Fails a test that leaves a worker, or a zombie of one, behind."""
+    before = {child.pid for child in worker_children()}
+    yield
+    left = [child for child in worker_children() if child.pid not in before]
+    assert left == []
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Wait until a condition holds; its value. Fails when it does not within ``seconds``."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"it did not come about within {seconds:g} s")
+            time.sleep(0.02)
+        return value
+
+    return wait
+
+
+def _write_parquet(path: str | Path, content: pa.Table | Sequence[str | None], **options: Any) -> Path:
+    """Write a table, or texts as the column ``text`` beside their row's number as ``id``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(content, pa.Table):
+        ids = pa.array(range(len(content)), pa.int64())
+        content = pa.table({"id": ids, "text": pa.array(list(content), pa.string())})
+    pq.write_table(content, path, **options)
+    return path
+
+
+@pytest.fixture
+def write_parquet() -> Callable[..., Path]:
+    return _write_parquet
+
+
+def _texts(count: int, start: int = 0) -> list[str]:
+    return [f"ticket number {row}" for row in range(start, start + count)]
+
+
+@pytest.fixture
+def texts() -> Callable[..., list[str]]:
+    return _texts
+
+
+class RequestLog:
+    """What the echo engine was asked, by row, across workers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[int]:
+        return [int(line) for line in self.path.read_text().split()] if self.path.exists() else []
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def request_log(tmp_path: Path) -> RequestLog:
+    return RequestLog(tmp_path / "requests.log")
+
+
+@pytest.fixture
+def echo_job(request_log: RequestLog) -> Callable[..., GenerateJob]:
+    """A generation with the echo engine: ``faults``, ``delay_s`` and ``n_parallel`` are its options."""
+
+    def make(
+        *, faults: dict[str, list[int]] | None = None, delay_s: float = 0.0, n_parallel: int = 4, **settings: Any
+    ) -> GenerateJob:
+        if "prompt_column" not in settings:
+            settings.setdefault("prompt_template", "{text}")
+        options = {"faults": faults or {}, "delay_s": delay_s, "n_parallel": n_parallel}
+        return GenerateJob(model="echo", engine_options={**options, "request_log": str(request_log.path)}, **settings)
+
+    return make
+
+
+@pytest.fixture
+def echo_embed_job(request_log: RequestLog) -> Callable[..., EmbedJob]:
+    """An embedding with the echo engine; ``options`` are the engine's."""
+
+    def make(*, options: dict[str, Any] | None = None, **settings: Any) -> EmbedJob:
+        if "text_template" not in settings:
+            settings.setdefault("text_column", "text")
+        engine_options = {"request_log": str(request_log.path), **(options or {})}
+        return EmbedJob(model="echo", engine_options=engine_options, **settings)
+
+    return make
+
+
+class Recorder:
+    """A listener that keeps everything; ``on_advance`` is called with each change."""
+
+    def __init__(self, on_advance: Callable[[Snapshot], None] = lambda snapshot: None) -> None:
+        self.announcements: list[str] = []
+        self.snapshots: list[Snapshot] = []
+        self.advances: list[Snapshot] = []
+        self._on_advance = on_advance
+
+    def announce(self, message: str) -> None:
+        self.announcements.append(message)
+
+    def progress(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+
+    def advance(self, snapshot: Snapshot) -> None:
+        self.advances.append(snapshot)
+        self._on_advance(snapshot)
+
+
+@pytest.fixture
+def recorder() -> type[Recorder]:
+    return Recorder
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A real S3 API on loopback."""
+
+    endpoint: str
+    filesystem: pafs.S3FileSystem
+    bucket: str
+
+    def url(self, *segments: str) -> str:
+        return "/".join((f"s3://{self.bucket}", *segments))
+
+    def resolve(self, url: str | os.PathLike[str]) -> Location:
+        text = os.fspath(url)
+        if not text.startswith("s3://"):
+            return resolve_location(text)
+        return Location(self.filesystem, text.removeprefix("s3://").rstrip("/"), text.rstrip("/"))
+
+    def write(self, url: str, table: pa.Table) -> None:
+        pq.write_table(table, url.removeprefix("s3://"), filesystem=self.filesystem)
+
+    def read(self, url: str) -> pa.Table:
+        with pq.ParquetFile(url.removeprefix("s3://"), filesystem=self.filesystem) as file:
+            return file.read()
+
+    def objects(self, url: str) -> list[str]:
+        selector = pafs.FileSelector(url.removeprefix("s3://"), recursive=True, allow_not_found=True)
+        return sorted(info.path for info in self.filesystem.get_file_info(selector) if info.is_file)
+
+
+@pytest.fixture(scope="session")
+def _object_store_server() -> Iterator[str]:
+    moto_server = pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def object_store(_object_store_server: str, request: pytest.FixtureRequest) -> ObjectStore:
+    """A bucket of the test's own."""
+    filesystem = pafs.S3FileSystem(
+        access_key="test",
+        secret_key="test",
+        endpoint_override=_object_store_server,
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    bucket = "lake-" + os.urandom(6).hex()
+    filesystem.create_dir(bucket)
+    return ObjectStore(_object_store_server, filesystem, bucket)
