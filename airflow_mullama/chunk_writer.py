@@ -124,7 +124,7 @@ class ChunkCollector:
         self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
         self._to_write: queue.Queue[_OpenChunk | None] = queue.Queue(maxsize=8)
-        self._failed = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._write_forever, daemon=True, name="mullama-stage")
         self._thread.start()
 
@@ -157,18 +157,21 @@ class ChunkCollector:
 
         Raises:
             AccountingError: a chunk lacks outcomes.
+            MullamaError: a chunk could not be written.
         """
         if self._open:
             missing = sum(opened.chunk.rows - opened.rows for opened in self._open.values())
             raise AccountingError(f"{missing} rows have no outcome though no work is left; nothing was published.")
         self._to_write.put(None)
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
     def rescue(self) -> None:
         """Make what is finished durable before giving up: full chunks, then the finished rows of open ones."""
-        if not self._failed.is_set():
-            self._to_write.put(None)
-            self._thread.join()
+        self._to_write.put(None)
+        self._thread.join()
+        if self._failure is None:
             for opened in self._open.values():
                 if opened.rows:
                     self._stage.write(opened.chunk, opened.table(self.schema))
@@ -176,7 +179,7 @@ class ChunkCollector:
 
     def _write_forever(self) -> None:
         while (opened := self._to_write.get()) is not None:
-            if self._failed.is_set():
+            if self._failure is not None:
                 continue  # keep taking, so that nobody waits for room
             try:
                 table = opened.table(self.schema)
@@ -188,5 +191,5 @@ class ChunkCollector:
                 self._stage.write(opened.chunk, table)
                 reached("staged")
             except BaseException as error:  # noqa: BLE001 - it is raised on the thread that can end the task
-                self._failed.set()
+                self._failure = error
                 self._events.put(ThreadFailed(error))
