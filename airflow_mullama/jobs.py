@@ -174,7 +174,7 @@ class GenerateJob(Job):
         _exactly_one(self.prompt_template, self.prompt_column, "prompt_template", "prompt_column")
         _ = self.template
         _whole("max_tokens", self.max_tokens, 1, 1_000_000)
-        if self.chat not in (None, True, False):
+        if self.chat is not None and not isinstance(self.chat, bool):
             raise ConfigurationError(f"chat is {self.chat!r}; it must be True, False or None.")
         if self.system_prompt is not None and not isinstance(self.system_prompt, str):
             raise ConfigurationError(f"system_prompt is {self.system_prompt!r}; it must be a text or None.")

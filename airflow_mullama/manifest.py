@@ -110,7 +110,8 @@ class PartitionManifest:
     def from_json(cls, value: Mapping[str, Any]) -> PartitionManifest:
         """The reverse of :meth:`to_json`; unknown keys of a later version are ignored."""
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        known["seconds"] = Seconds(**value["seconds"])
+        seconds = value["seconds"]
+        known["seconds"] = Seconds(**{name: seconds[name] for name in Seconds.__dataclass_fields__ if name in seconds})
         known["partitions"] = tuple(cls.from_json(partition) for partition in value.get("partitions", ()))
         return cls(**known)
 

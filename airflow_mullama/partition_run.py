@@ -30,7 +30,13 @@ from airflow_mullama.rows import ErrorType, RowError, refuse_column_clash
 from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.parquet_input import open_input
-from airflow_mullama.storage.parquet_output import PublishedOutput, output_exists, read_published, write_output
+from airflow_mullama.storage.parquet_output import (
+    PublishedOutput,
+    output_exists,
+    read_published,
+    refuse_directory,
+    write_output,
+)
 from airflow_mullama.storage.partitions import Partition
 from airflow_mullama.storage.stage import Stage, plan_chunks
 from airflow_mullama.window import RequestWindow, error_batch
@@ -90,6 +96,7 @@ class PartitionRun:
 
     def _look_at_output(self) -> PublishedOutput | None:
         output, if_exists = self._partition.output, self._job.if_exists
+        refuse_directory(output)
         if not output_exists(output) or if_exists == "overwrite":
             return None
         if if_exists == "error":
@@ -136,6 +143,7 @@ class PartitionRun:
                 other = read_published(self._partition.output)
                 if other is not None and self._is_up_to_date(other):
                     self._progress.announce(f"{self._partition.output} was published by another attempt meanwhile")
+                    self._stage.remove()
                     return other.manifest
                 log.warning("%s What is missing is computed again.", error)
         return self._infer_and_publish(session)
@@ -171,7 +179,9 @@ class PartitionRun:
 
     def _infer(self, session: EngineSession) -> None:
         """Get an outcome for every row and make it durable."""
-        events = session.events
+        if not self._chunks:
+            return
+        events = session.begin_run()
         collector = ChunkCollector(self._stage, chunk_schema(self._columns), self._job.chunk_rows, events)
         reader = RequestReader(self._source, self._job.template, self._chunks, self._stage, events)
         window = RequestWindow(session, self._job.task, self._job.max_retries)
@@ -193,9 +203,7 @@ class PartitionRun:
         self, session: EngineSession, collector: ChunkCollector, reader: RequestReader, window: RequestWindow
     ) -> None:
         waiting: list[Piece] = []
-        reading = bool(self._chunks)
-        if not reading:
-            return
+        reading = True
         self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         while reading or waiting or not window.idle:
             self._raise_if_stopped()

@@ -113,6 +113,8 @@ class PromptTemplate:
 
 def _column_texts(column: pa.Array, name: str) -> list[str | RowError]:
     null = RowError(ErrorType.NULL_INPUT, f"column {name!r} is null")
+    if (microseconds := _without_nanoseconds(column.type)) is not None:
+        column = column.cast(microseconds, safe=False)  # Python's own types have no nanoseconds
     try:
         values = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):  # one undecodable value must not cost its batch
@@ -121,6 +123,14 @@ def _column_texts(column: pa.Array, name: str) -> list[str | RowError]:
     if is_text:
         return [null if value is None else value for value in values]
     return [_text(value, name, null) for value in values]
+
+
+def _without_nanoseconds(type_: pa.DataType) -> pa.DataType | None:
+    if getattr(type_, "unit", None) != "ns":
+        return None
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp("us", type_.tz)
+    return pa.time64("us") if pa.types.is_time64(type_) else pa.duration("us")
 
 
 def _scalar_text(scalar: pa.Scalar, name: str, null: RowError) -> str | RowError:

@@ -51,7 +51,8 @@ class Sampling:
                 raise ConfigurationError(
                     f"sampling[{name!r}] is {value!r}; it must be a whole number from {low_int} to {high_int}."
                 )
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        given = [] if self.stop is None else self.stop
+        stop = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, (list, tuple)) else (given,)
         if len(stop) > MAX_STOP_STRINGS or not all(isinstance(text, str) and text for text in stop):
             raise ConfigurationError(
                 f"sampling['stop'] is {self.stop!r}; it must be a text or a list of at most {MAX_STOP_STRINGS} texts, "

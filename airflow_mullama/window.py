@@ -55,6 +55,7 @@ class RequestWindow:
         self._retries: list[tuple[float, int, Item]] = []
         self._in_flight: dict[int, Item] = {}
         self._stuck: set[int] = set()
+        self._isolated: int | None = None
         self._restarts = 0
         self._crashes = 0
         self._first_errors: list[str] | None = []
@@ -109,6 +110,7 @@ class RequestWindow:
     def _next_items(self) -> Iterator[list[Item]]:
         if self._suspects:
             if not self._in_flight:
+                self._isolated = self._suspects[0][0]
                 yield [self._suspects.popleft()]
             return
         room = self._capacity - len(self._in_flight)
@@ -169,7 +171,7 @@ class RequestWindow:
     def _without_retried(self, batch: pa.RecordBatch, items: list[Item]) -> tuple[pa.RecordBatch, list[Item]]:
         """Take out the rows that are asked again."""
         retryable = pc.is_in(batch.column("error_type"), pa.array(RETRYABLE_ERROR_TYPES)).to_numpy(zero_copy_only=False)
-        self._refuse_dead_engine(batch)
+        self._refuse_dead_engine(batch, items)
         keep = np.ones(batch.num_rows, bool)
         for place in np.flatnonzero(retryable):
             row, attempt, text = items[place]
@@ -184,12 +186,14 @@ class RequestWindow:
         due = time.monotonic() + backoff * self._random.uniform(0.5, 1.5)
         heapq.heappush(self._retries, (due, item[0], item))
 
-    def _refuse_dead_engine(self, batch: pa.RecordBatch) -> None:
+    def _refuse_dead_engine(self, batch: pa.RecordBatch, items: list[Item]) -> None:
         if self._first_errors is None:
             return
-        for error_type, message in zip(
-            batch.column("error_type").to_pylist(), batch.column("error").to_pylist(), strict=True
+        for error_type, message, (_, attempt, _) in zip(
+            batch.column("error_type").to_pylist(), batch.column("error").to_pylist(), items, strict=True
         ):
+            if attempt > 1:
+                continue  # a row that fails again says nothing of the other rows
             if error_type != ErrorType.ENGINE_ERROR.value or (self._first_errors and message != self._first_errors[0]):
                 self._first_errors = None
                 return
@@ -215,7 +219,9 @@ class RequestWindow:
         self._restarts += 1
         if self._restarts >= RESTARTS_WITHOUT_PROGRESS or self._crashes >= CRASHES_IN_A_ROW:
             raise WorkerCrashError(_crash_report(self._session.engine, event, while_loading=was_loading))
-        if len(lost) == 1:
+        isolated, self._isolated = self._isolated, None
+        # A row that merely was the only one when somebody killed the worker gets another chance, like any other.
+        if len(lost) == 1 and lost[0][0] == isolated:
             self._restarts = 0
             self._crashes += 1
             log.warning("row %d ends the worker: it %s", lost[0][0], event.how)

@@ -260,10 +260,10 @@ def _make_dirty(texts: list[str | None], rng: random.Random, dirt: _Dirt) -> dic
         texts[row] = ""
         dirt.empty += 1
     for row in take(_OTHER_SCRIPT_SHARE):
-        texts[row] = _pick(OTHER_SCRIPTS, rng)
+        texts[row] = OTHER_SCRIPTS[dirt.other_scripts % len(OTHER_SCRIPTS)]
         dirt.other_scripts += 1
     for row in take(_ODD_SHARE):
-        texts[row] = _pick(ODD_TEXTS, rng)
+        texts[row] = ODD_TEXTS[dirt.odd % len(ODD_TEXTS)]
         dirt.odd += 1
     copies = take(_REPEAT_SHARE)
     originals = sorted({0, *order})

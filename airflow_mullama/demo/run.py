@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def run_demo(
         The exit status: 0, 1 for a failure, or 128 and the number of the signal that ended it.
     """
     console = Console(highlight=False)
-    demo = Demo(console, directory or default_directory(), own_directory=directory is not None, rows=rows)
+    demo = Demo(console, directory, rows=rows)
     try:
         with signals_stop():
             if ui:
@@ -84,7 +85,7 @@ def run_demo(
         console.print("Stopped, with everything it started. What is finished is kept.")
         return 0 if ui else 128 + stopped.number
     except (AirflowServerError, DemoFailedError, LakeError, OSError, ValueError) as error:
-        console.print(Text(f"The demo failed: {error}", "red"))
+        console.print(Text(f"The demo failed: {error}", "red"), soft_wrap=True)
         return 1
     return 0
 
@@ -123,15 +124,14 @@ class Demo:
 
     Args:
         console: the terminal.
-        directory: where lake, outputs and Airflow's files lie.
-        own_directory: whether the user named it, so that commands shown must name it too.
+        directory: where lake, outputs and Airflow's files lie; the default one if ``None``.
         rows: tickets in the lake.
     """
 
-    def __init__(self, console: Console, directory: Path, *, own_directory: bool, rows: int | None) -> None:
+    def __init__(self, console: Console, directory: Path | None, *, rows: int | None) -> None:
         self._console = console
-        self._directory = directory.absolute()
-        self._own_directory = own_directory
+        self._named_directory = directory
+        self._directory = (directory or default_directory()).absolute()
         self._rows = rows
         self._lake = self._directory / "lake"
         self._home = self._directory / "airflow"
@@ -156,8 +156,11 @@ class Demo:
             results = [self._result(server.client, run) for run in followed]
         console.print()
         self._report(results)
-        command = self._ui_command()
-        console.print(f"\nDone in {time.monotonic() - started:.0f} s. See these runs in Airflow's UI:\n\n    {command}")
+        command = ui_command(self._named_directory)
+        console.print(
+            f"\nDone in {time.monotonic() - started:.0f} s. See these runs in Airflow's UI:\n\n    {command}",
+            soft_wrap=True,
+        )
 
     def serve_ui(self, port: int | None = None) -> None:
         """Serve Airflow's UI until interrupted; without an earlier run, start one.
@@ -171,13 +174,16 @@ class Demo:
         wanted = port or DEFAULT_PORT
         if not is_free(wanted):
             port = free_port()
-            console.print(f"Port {wanted} is taken, so the UI is at port {port}.")
+            console.print(f"Port {wanted} is taken, so the UI will be at port {port}.")
+        console.print("Airflow starts: some seconds.")
         with self._server(port or wanted) as server:
             server.wait_for_dags([dag.dag_id for dag in dags])
             if any(server.client.latest_run(dag.dag_id) is None for dag in dags):
                 console.print("Nothing ran here yet: the demo's runs start now.")
                 self._trigger(server, dags)
-            console.print(f"\nAirflow is at {server.url}, reachable from this machine alone. The demo's runs:\n")
+            console.print(
+                f"\nAirflow is at {server.url}, reachable from this machine alone. The demo's runs:\n", soft_wrap=True
+            )
             for dag in dags:
                 run_id = server.client.latest_run(dag.dag_id)
                 if run_id is not None:
@@ -296,11 +302,13 @@ class Demo:
         for output in outputs:
             console.print(f"    {output}", soft_wrap=True)
 
-    def _ui_command(self) -> str:
-        arguments = f"--directory {self._directory}" if self._own_directory else ""
-        if _in_checkout():
-            return f'make ui ARGS="{arguments}"' if arguments else "make ui"
-        return f"airflow-mullama demo --ui {arguments}".rstrip()
+
+def ui_command(directory: Path | None) -> str:
+    """What opens the UI on a demo's runs; ``directory`` as the user named it, if at all."""
+    arguments = f"--directory {shlex.quote(str(directory.absolute()))}" if directory else ""
+    if _in_checkout():
+        return f'make ui ARGS="{arguments}"' if arguments else "make ui"
+    return f"airflow-mullama demo --ui {arguments}".rstrip()
 
 
 def _in_checkout() -> bool:
@@ -320,12 +328,16 @@ def _json(value: Any) -> Any:
 
 
 def _failure(run: _Followed, instances: Sequence[TaskInstance]) -> str:
-    failed = [instance for instance in instances if instance.state == "failed"]
-    sentences = []
-    for instance in failed[:3]:
-        error = run.logs.last_error(instance) or "its log says nothing"
-        name = instance.name if instance.map_index < 0 else f"{instance.task_id} {instance.name}"
-        sentences.append(f"{name}: {error} (log: {run.logs.path(instance)})")
-    if len(failed) > len(sentences):
-        sentences.append(f"and {len(failed) - len(sentences)} more tasks")
-    return f"the run of {run.dag.dag_id} failed. " + "\n".join(sentences)
+    """What failed and why; tasks that failed with the same words are told once."""
+    by_sentence: dict[str, list[TaskInstance]] = {}
+    for instance in instances:
+        if instance.state == "failed":
+            sentence = run.logs.last_error(instance) or "its log does not say why."
+            by_sentence.setdefault(sentence, []).append(instance)
+    lines = [f"the run of {run.dag.dag_id} failed."]
+    for sentence, failed in by_sentence.items():
+        first = failed[0]
+        name = first.name if first.map_index < 0 else f"{first.task_id} {first.name}"
+        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        lines.append(f"{name}{others}: {sentence} (log: {run.logs.path(first)})")
+    return "\n".join(lines)

@@ -28,7 +28,7 @@ import psutil  # type: ignore[import-untyped]
 # A component that hands out tasks is told to stop first, and the others only when the tasks have ended: a task needs
 # the API server to say how it ended.
 TASK_GRACE_SECONDS = 6.0
-COMPONENT_GRACE_SECONDS = 4.0
+COMPONENT_GRACE_SECONDS = 3.0
 KILL_SECONDS = 3.0
 STOP_SECONDS = TASK_GRACE_SECONDS + COMPONENT_GRACE_SECONDS + KILL_SECONDS
 _POLL_SECONDS = 0.05

@@ -18,7 +18,7 @@ import numpy as np
 
 from airflow_mullama import __version__
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
-from airflow_mullama.engines.options import Number, OfType, Whole
+from airflow_mullama.engines.options import Checked, Number, OfType, Whole
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.rows import ErrorType, RowError
@@ -114,6 +114,10 @@ def parse_faults(faults: Mapping[str, Any]) -> dict[int, str]:
     Raises:
         ConfigurationError: an unknown kind, or rows that are not whole numbers.
     """
+    if not isinstance(faults, Mapping):
+        raise ConfigurationError(
+            f"engine_options['faults'] is {faults!r}; it must be a dictionary such as {{'fail': [3], 'crash': [7]}}."
+        )
     by_row: dict[int, str] = {}
     for kind, rows in faults.items():
         if kind not in FAULT_KINDS:
@@ -135,7 +139,7 @@ SPEC = EngineSpec(
         "n_parallel": Whole(1, 256),
         "n_ctx": Whole(1, 1_000_000),
         "dimensions": Whole(1, 65_536),
-        "faults": OfType(Mapping, "a dictionary such as {'fail': [3], 'crash': [7], 'hang': []}"),
+        "faults": Checked(parse_faults),
         "request_log": OfType(str, "the path of a file that gets one line a request"),
     },
     output_options=frozenset({"n_ctx", "dimensions"}),

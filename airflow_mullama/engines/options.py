@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -64,7 +64,18 @@ class OfType:
         return self.words
 
 
-Check = Union[Whole, Number, OneOf, OfType]  # noqa: UP007 - a runtime value
+@dataclass(frozen=True)
+class Checked:
+    """A value that a function of the engine checks, by raising ConfigurationError."""
+
+    check: Callable[[Any], object]
+
+    def accepts(self, value: object) -> bool:
+        self.check(value)
+        return True
+
+
+Check = Union[Whole, Number, OneOf, OfType, Checked]  # noqa: UP007 - a runtime value
 
 
 def validate_options(engine: str, checks: Mapping[str, Check], options: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ def engine_spec(engine: str, model: str) -> EngineSpec:
         raise EngineNotAvailableError(
             f"engine='auto' found no installed engine (looked for {', '.join(AUTO_ORDER)}): pip install xllamacpp."
         )
-    if engine not in ENGINE_MODULES:
+    if not isinstance(engine, str) or engine not in ENGINE_MODULES:
         raise ConfigurationError(f"engine is {engine!r}; it must be 'auto' or one of {', '.join(ENGINE_MODULES)}.")
     if (model == ECHO_MODEL) != (engine == "echo"):
         raise ConfigurationError(

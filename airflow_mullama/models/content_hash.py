@@ -19,7 +19,7 @@ def file_sha256(path: Path) -> str:
     status = path.stat()
     identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
     entry = cache_directory() / "sha256" / (hashlib.sha256(identity.encode()).hexdigest() + ".json")
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         return str(json.loads(entry.read_text())["sha256"])
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -174,7 +174,7 @@ class _Reader:
                     metadata[key] = value
             special_tokens = self._special_tokens()
             end = self._end_of_tensors(tensor_count, int(metadata.get("general.alignment", DEFAULT_ALIGNMENT)))
-        except (struct.error, IndexError, UnicodeDecodeError, OverflowError, KeyError) as error:
+        except (struct.error, LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise ModelUnreadableError(_damaged(self._path, "its header breaks off or makes no sense")) from error
         if end > len(self._data):
             missing = end - len(self._data)

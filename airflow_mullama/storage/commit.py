@@ -15,12 +15,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from airflow_mullama.errors import OutputNotWritableError
+from airflow_mullama.errors import OutputNotWritableError, StageVanishedError
 from airflow_mullama.storage.filesystems import Location
 
 log = logging.getLogger(__name__)
 
 COPY_BYTES = 8 << 20
+FOLDER_TRIES = 5
 
 
 @contextlib.contextmanager
@@ -54,19 +55,28 @@ def publish_bytes(target: Location, content: bytes) -> None:
             with target.filesystem.open_output_stream(target.path) as stream:
                 stream.write(content)
             return
-        os.makedirs(target.parent.path, exist_ok=True)  # another attempt may have removed the whole stage
-        temporary = f"{target.path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(target.parent.path)
+        for _ in range(FOLDER_TRIES - 1):
+            # Another attempt of the same partition may publish it, and remove the whole stage, at any moment.
+            with contextlib.suppress(FileNotFoundError):
+                _write_beside_and_rename(target, content)
+                return
+        _write_beside_and_rename(target, content)
+
+
+def _write_beside_and_rename(target: Location, content: bytes) -> None:
+    os.makedirs(target.parent.path, exist_ok=True)
+    temporary = f"{target.path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target.path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(target.parent.path)
 
 
 def publish_file(local_path: str, target: Location) -> None:
@@ -78,10 +88,14 @@ def publish_file(local_path: str, target: Location) -> None:
     """
     with writing(target):
         if target.is_local:
-            with open(local_path, "rb") as file:
-                os.fsync(file.fileno())
+            _sync_file(local_path)
             os.makedirs(target.parent.path, exist_ok=True)
-            os.replace(local_path, target.path)
+            try:
+                os.replace(local_path, target.path)
+            except FileNotFoundError:
+                if os.path.exists(local_path):
+                    raise
+                raise StageVanishedError(f"The unpublished file {local_path!r} is gone.") from None
             _sync_folder(target.parent.path)
             return
         target.filesystem.create_dir(target.parent.path, recursive=True)
@@ -97,6 +111,14 @@ def discard(location: Location) -> None:
         pass
     except (OSError, pa.ArrowException) as error:
         log.warning("could not remove %s: %s", location.url, error)
+
+
+def _sync_file(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        raise StageVanishedError(f"The unpublished file {path!r} is gone.") from None
 
 
 def _sync_folder(path: str) -> None:

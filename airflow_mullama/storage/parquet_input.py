@@ -119,12 +119,14 @@ def _file_batches(file: InputFile, columns: Sequence[str] | None, skip: int) -> 
                 "it was replaced while it was read; run the task again."
             )
         names = list(columns) if columns is not None else None
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
-            if skip >= batch.num_rows:
-                skip -= batch.num_rows
-                continue
-            yield batch.slice(skip) if skip else batch
-            skip = 0
+        # One row group at a time: a batch that spans two is not implemented in Arrow for nested dictionaries.
+        for group in groups:
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+                if skip >= batch.num_rows:
+                    skip -= batch.num_rows
+                    continue
+                yield batch.slice(skip) if skip else batch
+                skip = 0
 
 
 def _parquet_file(location: Location) -> pq.ParquetFile:

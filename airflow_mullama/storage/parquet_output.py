@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from airflow_mullama.errors import AccountingError, StageVanishedError
+from airflow_mullama.errors import AccountingError, OutputExistsError, StageVanishedError
 from airflow_mullama.manifest import FOOTER_KEY, PartitionManifest
 from airflow_mullama.rows import ResultColumns
 from airflow_mullama.steps import reached
@@ -102,20 +103,27 @@ def write_output(
         handle, local_path = tempfile.mkstemp(suffix=".parquet", prefix="airflow-mullama-")
         os.close(handle)
     try:
-        with writing(target), pq.ParquetWriter(local_path, schema, compression="zstd") as writer:
+        with writing(target), _present(local_path), pq.ParquetWriter(local_path, schema, compression="zstd") as writer:
             for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
                 reached("write")
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
-        if not os.path.exists(local_path):
-            raise StageVanishedError(f"The unpublished file {local_path!r} is gone.")
         reached("publish")
-        size = os.path.getsize(local_path)
+        with _present(local_path):
+            size = os.path.getsize(local_path)
         publish_file(local_path, target)
     finally:
-        if os.path.exists(local_path):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(local_path)
     return size
+
+
+@contextlib.contextmanager
+def _present(local_path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StageVanishedError(f"The unpublished file {local_path!r} is gone.") from error
 
 
 def _joined(
@@ -182,6 +190,15 @@ def _row_groups(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
             gathered, rows, size = [], 0, 0
     if gathered:
         yield pa.concat_tables(gathered)
+
+
+def refuse_directory(location: Location) -> None:
+    """Raise OutputExistsError if a directory lies where the output file is to go."""
+    if location.is_local and location.info().type == pafs.FileType.Directory:
+        raise OutputExistsError(
+            f"The output {location.url!r} is a directory and a Parquet file is to go there; remove it, or give another "
+            "output_path."
+        )
 
 
 def output_exists(location: Location) -> bool:

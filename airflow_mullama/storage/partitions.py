@@ -145,6 +145,12 @@ def _partitions_of(source: Location, output: Location, resolver: Resolver) -> li
             f"The directory {source.url!r} holds no Parquet file (names ending in {', '.join(PARQUET_SUFFIXES)}, not "
             "beginning with '_' or '.')."
         )
+    below = output.path.removeprefix(f"{source.path}/")
+    if below != output.path and all(map(_is_data, below.split("/"))):
+        raise ConfigurationError(
+            f"output_path {output.url!r} lies below input_path {source.url!r}, so the next run would take the outputs "
+            "for input; give an output_path outside of it."
+        )
     partitions = []
     for relative, files in leaves:
         leaf = source.join(relative) if relative else source

@@ -83,7 +83,7 @@ class Stage:
         for info in self._folder.filesystem.get_file_info(selector):
             name, _, suffix = info.base_name.partition(".")
             parts = name.split("-")
-            if suffix == "arrow" and len(parts) == 3 and parts[0] == "rows" and parts[1].isdigit():
+            if suffix == "arrow" and len(parts) == 3 and parts[0] == "rows" and (parts[1] + parts[2]).isdecimal():
                 found[int(parts[1]), int(parts[2])] = self._folder.join(info.base_name)
         return found
 

@@ -68,7 +68,8 @@ class Exited:
     stderr: tuple[str, ...]
 
 
-Event = Any  # one of the above
+Event = Any  # one of the above, or what a run puts into the same queue for itself
+WORKER_EVENTS = (Started, Refused, Outcomes, Stuck, Exited)
 
 
 class Worker:
@@ -97,11 +98,9 @@ class Worker:
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))
-        self._threads = [
-            threading.Thread(target=target, daemon=True, name=f"mullama-{target.__name__.strip('_')}")
-            for target in (self._write_forever, self._read_forever, self._read_stderr_forever)
-        ]
-        for thread in self._threads:
+        self._stderr_thread = _thread(self._read_stderr_forever)
+        self._threads = [self._stderr_thread, _thread(self._write_forever), _thread(self._read_forever)]
+        for thread in self._threads:  # in this order: the last one joins the first
             thread.start()
 
     @property
@@ -142,22 +141,27 @@ class Worker:
                 return  # the reading thread reports how the worker ended
 
     def _read_forever(self) -> None:
-        stream = _stream(self._process.stdout)
-        while True:
-            try:
-                frame = read_frame(stream)
-            except (OSError, ValueError):
-                frame = None
-            if frame is None:
-                break
+        try:
+            self._read_frames(_stream(self._process.stdout))
+        except Exception:
+            # A frame that makes no sense, or a pipe closed under it: such a worker is of no use any more.
+            log.debug("the worker's pipe broke", exc_info=True)
+            self._process.kill()
+        finally:
+            self._tell_end()
+
+    def _read_frames(self, stream: BinaryIO) -> None:
+        while (frame := read_frame(stream)) is not None:
             kind, payload = frame
             if kind is Frame.OUTCOMES:
                 assert self._outcome_schema is not None
                 self._deliver(Outcomes(read_batch(payload, self._outcome_schema)))
             else:
                 self._control(kind, json.loads(payload))
+
+    def _tell_end(self) -> None:
         self._process.wait()
-        self._threads[2].join(EXIT_SECONDS)
+        self._stderr_thread.join(EXIT_SECONDS)
         if self._refused is not None:
             self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
         self._deliver(Exited(self, describe_exit(self._process.returncode), tuple(self._stderr)))
@@ -185,6 +189,10 @@ class Worker:
                 if text:
                     self._stderr.append(text)
                     native_log.debug("%s", text)
+
+
+def _thread(target: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=target, daemon=True, name=f"mullama-{target.__name__.strip('_')}")
 
 
 def _stream(stream: Any) -> BinaryIO:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
+import threading
 import time
 
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
-from airflow_mullama.worker.client import Event, Worker
+from airflow_mullama.worker.client import WORKER_EVENTS, Event, Worker
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class EngineSession:
     def __init__(self, engine: str, settings: EngineSettings) -> None:
         self.engine = engine
         self._settings = settings
-        # SimpleQueue: its put may be called from a signal handler.
+        self._lock = threading.Lock()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.info: EngineInfo | None = None
         self.load_seconds = 0.0
@@ -48,8 +50,26 @@ class EngineSession:
         if self._worker is not None:
             return False
         self._started_at = time.monotonic()
-        self._worker = Worker(self.engine, self._settings, self.events.put)
+        self._worker = Worker(self.engine, self._settings, self._deliver)
         return True
+
+    def begin_run(self) -> queue.SimpleQueue[Event]:
+        """A fresh queue of events for another run, so that nothing an earlier run left there is taken for its own.
+
+        What the worker said in between is carried over.
+        """
+        with self._lock:
+            earlier, self.events = self.events, queue.SimpleQueue()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    event = earlier.get_nowait()
+                    if isinstance(event, WORKER_EVENTS):
+                        self.events.put(event)
+            return self.events
+
+    def _deliver(self, event: Event) -> None:
+        with self._lock:
+            self.events.put(event)
 
     def loaded(self, info: EngineInfo) -> None:
         """Take note that the engine is ready."""

@@ -24,12 +24,16 @@ def test_a_check_accepts_what_it_says_and_nothing_else(check: Check, good: list[
 
 def test_a_refusal_names_option_value_and_what_it_may_be() -> None:
     checks = {"n_ctx": Whole(1, 10), "cache": OneOf(("f16", "q8_0"))}
-    with pytest.raises(ConfigurationError, match=r"^engine_options\['n_ctx'\] is 11; it must be a whole number from 1 to 10\.$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^engine_options\['n_ctx'\] is 11; it must be a whole number from 1 to 10\.$"
+    ):
         validate_options("echo", checks, {"n_ctx": 11})
     with pytest.raises(ConfigurationError, match=r"'cache'\] is 'f8'; it must be one of 'f16', 'q8_0'\."):
         validate_options("echo", checks, {"cache": "f8"})
 
 
 def test_an_unknown_option_is_named_with_those_there_are() -> None:
-    with pytest.raises(ConfigurationError, match=r"has 'nctx', which the engine 'echo' does not know; it knows: a, b\."):
+    with pytest.raises(
+        ConfigurationError, match=r"has 'nctx', which the engine 'echo' does not know; it knows: a, b\."
+    ):
         validate_options("echo", {"b": Whole(0, 1), "a": Whole(0, 1)}, {"nctx": 1})

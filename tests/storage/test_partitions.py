@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from airflow_mullama.errors import ConfigurationError, InputNotFoundError
+from airflow_mullama.storage.partitions import MAX_MAP_LENGTH, discover_partitions, list_partitions
+
+
+@pytest.fixture
+def lake(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
+    """Two days of two files each, one day of one, and what is no data."""
+    root = tmp_path / "lake"
+    for day, files in (("01", ["b", "a"]), ("02", ["a", "b"]), ("03", ["a"])):
+        for name in files:
+            write_parquet(root / f"ds=2026-01-{day}" / f"part-{name}.parquet", ["x"])
+    hidden_names = (
+        "_SUCCESS",
+        "_tmp/part-a.parquet",
+        ".git/part-a.parquet",
+        "ds=2026-01-01/_part.parquet",
+        "ds=2026-01-01/.part.parquet.crc",
+        "ds=2026-01-01/readme.txt",
+        "_mullama_stage/x/y.parquet",
+    )
+    for hidden in hidden_names:
+        path = root / hidden
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no data")
+    return root
+
+
+def described(partitions: Any, root: Path) -> list[tuple[str, list[str], str]]:
+    return [
+        (
+            str(one.input).removeprefix(f"{root}/"),
+            [file.name for file in one.files],
+            str(one.output).removeprefix(f"{root}/"),
+        )
+        for one in partitions
+    ]
+
+
+def test_a_file_goes_below_the_output_directory_with_its_name(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", ["x"])
+    found = discover_partitions(tmp_path / "in" / "a.parquet", tmp_path / "out")
+    assert described(found, tmp_path) == [("in/a.parquet", ["a.parquet"], "out/a.parquet")]
+
+
+def test_an_output_that_names_a_file_is_that_file(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", ["x"])
+    for source in ("in/a.parquet", "in"):
+        (found,) = discover_partitions(tmp_path / source, tmp_path / "out.parquet")
+        assert str(found.output) == str(tmp_path / "out.parquet")
+
+
+def test_a_directory_of_files_is_one_partition_in_order_of_name(tmp_path: Path, write_parquet: Any) -> None:
+    for name in ("c.PARQUET", "a.parquet", "b.pq"):
+        write_parquet(tmp_path / "in" / name, ["x"])
+    found = discover_partitions(tmp_path / "in", tmp_path / "out")
+    assert described(found, tmp_path) == [("in", ["a.parquet", "b.pq", "c.PARQUET"], "out/in.parquet")]
+
+
+def test_a_hive_lake_is_a_partition_for_each_day_and_hidden_names_are_no_data(lake: Path) -> None:
+    assert described(discover_partitions(lake, lake.parent / "out"), lake.parent) == [
+        ("lake/ds=2026-01-01", ["part-a.parquet", "part-b.parquet"], "out/ds=2026-01-01/part-00000.parquet"),
+        ("lake/ds=2026-01-02", ["part-a.parquet", "part-b.parquet"], "out/ds=2026-01-02/part-00000.parquet"),
+        ("lake/ds=2026-01-03", ["part-a.parquet"], "out/ds=2026-01-03/part-00000.parquet"),
+    ]
+
+
+def test_a_partitions_output_does_not_depend_on_what_is_processed_with_it(lake: Path) -> None:
+    together = discover_partitions(lake, lake.parent / "out")
+    alone = [discover_partitions(str(one.input), lake.parent / "out")[0] for one in together]
+    listed = discover_partitions([str(one.input) for one in reversed(together)], lake.parent / "out")
+    outputs = [str(one.output) for one in together]
+    assert [str(one.output) for one in alone] == outputs
+    assert [str(one.output) for one in listed] == outputs[::-1]
+
+
+def test_a_file_in_a_hive_directory_keeps_its_segments(lake: Path) -> None:
+    (found,) = discover_partitions(lake / "ds=2026-01-01" / "part-a.parquet", lake.parent / "out")
+    assert str(found.output) == f"{lake.parent}/out/ds=2026-01-01/part-a.parquet"
+    (given,) = discover_partitions(lake / "ds=2026-01-01" / "part-a.parquet", lake.parent / "out" / "ds=2026-01-01")
+    assert str(given.output) == f"{lake.parent}/out/ds=2026-01-01/part-a.parquet"
+
+
+def test_nested_directories_keep_their_place(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "in" / "eu" / "ds=1" / "hour=2" / "a.parquet", ["x"])
+    write_parquet(tmp_path / "in" / "us" / "a.parquet", ["x"])
+    assert described(discover_partitions(tmp_path / "in", tmp_path / "out"), tmp_path) == [
+        ("in/eu/ds=1/hour=2", ["a.parquet"], "out/eu/ds=1/hour=2/part-00000.parquet"),
+        ("in/us", ["a.parquet"], "out/us/part-00000.parquet"),
+    ]
+
+
+def test_a_trailing_slash_changes_nothing(lake: Path) -> None:
+    with_slash = discover_partitions(f"{lake}/", f"{lake.parent}/out/")
+    assert [str(one.output) for one in with_slash] == [
+        str(one.output) for one in discover_partitions(lake, lake.parent / "out")
+    ]
+
+
+def test_a_list_of_outputs_goes_with_the_list_of_inputs(tmp_path: Path, write_parquet: Any) -> None:
+    sources = [write_parquet(tmp_path / "in" / day / "a.parquet", ["x"]) for day in ("1", "2")]
+    found = discover_partitions(sources, [tmp_path / "one.parquet", tmp_path / "two"])
+    assert [str(one.output) for one in found] == [f"{tmp_path}/one.parquet", f"{tmp_path}/two/a.parquet"]
+    with pytest.raises(ConfigurationError, match="output_path is a list of 1 and input_path one of 2"):
+        discover_partitions(sources, [tmp_path / "one.parquet"])
+
+
+def test_inputs_that_would_share_an_output_are_refused_by_name(tmp_path: Path, write_parquet: Any) -> None:
+    sources = [write_parquet(tmp_path / "in" / day / "a.parquet", ["x"]) for day in ("1", "2")]
+    with pytest.raises(ConfigurationError) as caught:
+        discover_partitions(sources, tmp_path / "out")
+    message = str(caught.value)
+    assert all(str(source) in message for source in sources)
+    assert f"{tmp_path}/out/a.parquet" in message
+    assert "list" in message
+
+
+def test_an_output_over_an_input_is_refused(tmp_path: Path, write_parquet: Any) -> None:
+    source = write_parquet(tmp_path / "in" / "a.parquet", ["x"])
+    for output in (source, tmp_path / "in"):
+        with pytest.raises(ConfigurationError, match="would overwrite an input"):
+            discover_partitions(source, output)
+
+
+def test_an_output_that_the_next_run_would_take_for_input_is_refused(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", ["x"])
+    with pytest.raises(ConfigurationError, match="output_path"):
+        discover_partitions(tmp_path / "in", tmp_path / "in" / "out")
+
+
+def test_several_partitions_do_not_go_into_one_file(lake: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is one file and .* holds 3 partition"):
+        discover_partitions(lake, lake.parent / "out.parquet")
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match=r"no file or directory at '.*/missing'.*input_path"):
+        discover_partitions(tmp_path / "missing", tmp_path / "out")
+
+
+def test_a_directory_without_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("x")
+    with pytest.raises(InputNotFoundError, match=r"'.*/in' holds no Parquet file"):
+        discover_partitions(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("path", [None, 5, [], [5], ""])
+def test_a_path_that_is_none_is_refused(path: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        discover_partitions(path, tmp_path)
+
+
+def test_each_task_gets_one_partition(lake: Path) -> None:
+    assert list_partitions(str(lake), "/out") == [
+        {"input_path": f"{lake}/ds=2026-01-0{day}", "output_path": f"/out/ds=2026-01-0{day}/part-00000.parquet"}
+        for day in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(("max_tasks", "sizes"), [(1, [3]), (2, [1, 2]), (3, [1, 1, 1]), (9, [1, 1, 1])])
+def test_neighbours_share_a_task_when_there_are_fewer(lake: Path, max_tasks: int, sizes: list[int]) -> None:
+    tasks = list_partitions(str(lake), "/out", max_tasks=max_tasks)
+    inputs = [[task["input_path"]] if isinstance(task["input_path"], str) else task["input_path"] for task in tasks]
+    assert [len(group) for group in inputs] == sizes
+    assert [path for group in inputs for path in group] == [
+        one["input_path"] for one in list_partitions(str(lake), "/out")
+    ]
+    assert tasks == list_partitions(str(lake), "/out", max_tasks=max_tasks)
+
+
+def test_listed_arguments_stand_for_the_same_partitions(lake: Path) -> None:
+    listed = [
+        str(one.output)
+        for task in list_partitions(str(lake), "/out", max_tasks=2)
+        for one in discover_partitions(task["input_path"], task["output_path"])
+    ]
+    assert listed == [str(one.output) for one in discover_partitions(lake, "/out")]
+
+
+@pytest.mark.parametrize("max_tasks", [0, -1, MAX_MAP_LENGTH + 1, 1.5, True])
+def test_a_number_of_tasks_out_of_range_is_named(lake: Path, max_tasks: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"max_tasks is {max_tasks!r}"):
+        list_partitions(str(lake), "/out", max_tasks=max_tasks)
+
+
+def test_an_object_store_is_listed_by_url(object_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("AWS_ENDPOINT_URL", object_store.endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    for day in (1, 2):
+        object_store.write(object_store.url("lake", f"ds={day}", "a.parquet"), pa.table({"text": ["x"]}))
+    object_store.write(object_store.url("lake", "_tmp", "a.parquet"), pa.table({"text": ["x"]}))
+    # Hive's sign survives in the bucket's paths and in the urls of both sides.
+    assert list_partitions(object_store.url("lake"), object_store.url("out")) == [
+        {
+            "input_path": object_store.url("lake", f"ds={day}"),
+            "output_path": object_store.url("out", f"ds={day}", "part-00000.parquet"),
+        }
+        for day in (1, 2)
+    ]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mullama.chunk_writer import chunk_schema
+from airflow_mullama.errors import OutputNotWritableError
+from airflow_mullama.rows import generation_columns
+from airflow_mullama.storage.filesystems import local_location
+from airflow_mullama.storage.stage import Chunk, Stage, plan_chunks
+
+SCHEMA = chunk_schema(generation_columns())
+CHUNK = Chunk(1, 10, 20)
+
+
+def outcomes(rows: list[int]) -> pa.Table:
+    values = [{"row": row, "response": f"r{row}", "status": "success", "attempts": 1} for row in rows]
+    return pa.Table.from_pylist(values, SCHEMA)
+
+
+def open_stage(folder: Path, fingerprint: str = "f" * 64) -> Stage:
+    stage = Stage(local_location(str(folder / "out.parquet")), fingerprint, SCHEMA)
+    stage.open()
+    return stage
+
+
+def staged_file(folder: Path) -> Path:
+    (file,) = folder.rglob("rows-*.arrow")
+    return file
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_chunks_cover_every_row_once_in_order(rows: int, chunk_rows: int) -> None:
+    chunks = plan_chunks(rows, chunk_rows)
+    assert [row for chunk in chunks for row in range(chunk.start, chunk.stop)] == list(range(rows))
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert all(chunk.start == chunk.index * chunk_rows and 0 < chunk.rows <= chunk_rows for chunk in chunks)
+
+
+@pytest.mark.parametrize("rows", [list(range(10, 20)), [10], [13, 19], []])
+def test_a_whole_or_partial_chunk_comes_back_as_it_was(tmp_path: Path, rows: list[int]) -> None:
+    stage = open_stage(tmp_path)
+    stage.write(CHUNK, outcomes(rows))
+    again = open_stage(tmp_path)
+    assert list(again.staged()) == [(10, 20)]
+    read = again.read(CHUNK)
+    assert read is not None
+    assert read.to_pylist() == outcomes(rows).to_pylist()
+
+
+def test_what_is_not_staged_is_none(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path)
+    assert stage.staged() == {}
+    assert stage.read(CHUNK) is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "flipped", "garbage"])
+def test_a_damaged_chunk_is_not_trusted_and_not_fatal(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = open_stage(tmp_path)
+    stage.write(CHUNK, outcomes(list(range(10, 20))))
+    file = staged_file(tmp_path)
+    content = bytearray(file.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    replacement = {"empty": b"", "torn": content[:-7], "flipped": content, "garbage": b"x" * 500}[damage]
+    file.write_bytes(replacement)
+    assert stage.read(CHUNK) is None
+    assert "damaged" in caplog.text
+    assert str(file) in caplog.text
+
+
+def test_a_chunk_of_another_fingerprint_is_not_trusted_even_in_this_ones_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_stage(tmp_path, "a" * 16 + "1").write(CHUNK, outcomes([10]))
+    stage = open_stage(tmp_path, "a" * 16 + "2")
+    assert stage.read(CHUNK) is None
+    assert "belongs to other input, model or settings" in caplog.text
+
+
+def test_a_chunk_with_rows_of_another_is_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = open_stage(tmp_path)
+    for rows in ([9, 10], [19, 20], [11, 10], [10, 10]):
+        stage.write(CHUNK, outcomes(rows))
+        assert stage.read(CHUNK) is None
+    assert caplog.text.count("other rows or columns") == 4
+
+
+def test_a_stage_of_another_fingerprint_is_left_alone_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_stage(tmp_path, "a" * 64).write(CHUNK, outcomes([10]))
+    assert open_stage(tmp_path, "b" * 64).staged() == {}
+    assert "are not used" in caplog.text
+    assert open_stage(tmp_path, "a" * 64).read(CHUNK) is not None
+
+
+def test_reading_all_ends_where_a_chunk_is_missing_or_partial(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path)
+    chunks = plan_chunks(30, 10)
+    stage.write(chunks[0], outcomes(list(range(10))))
+    stage.write(chunks[1], outcomes([10]))
+    stage.write(chunks[2], outcomes(list(range(20, 30))))
+    assert [table.num_rows for table in stage.read_all(chunks)] == [10]
+
+
+def test_removing_takes_every_stage_of_the_output_and_no_other(tmp_path: Path) -> None:
+    other = Stage(local_location(str(tmp_path / "other.parquet")), "f" * 64, SCHEMA)
+    other.open()
+    open_stage(tmp_path, "a" * 64).write(CHUNK, outcomes([10]))
+    stage = open_stage(tmp_path, "b" * 64)
+    stage.remove()
+    assert open_stage(tmp_path, "a" * 64).staged() == {}
+    assert {path.name for path in (tmp_path / "_mullama_stage").iterdir()} == {"out.parquet", "other.parquet"}
+    open_stage(tmp_path).remove()
+    other.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_chunks_are_passed_over(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path)
+    stage.write(CHUNK, outcomes([10]))
+    folder = staged_file(tmp_path).parent
+    for name in ("rows-x-y.arrow", "rows-1.arrow", "rows-10-xx.arrow", "rows-1-2.arrow.tmp", ".DS_Store"):
+        (folder / name).write_bytes(b"")
+    assert list(stage.staged()) == [(10, 20)]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    stage = Stage(local_location(str(tmp_path / "file" / "out.parquet")), "f" * 64, SCHEMA)
+    with pytest.raises(OutputNotWritableError, match="a part of the path is a file"):
+        stage.open()

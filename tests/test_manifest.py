@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airflow_mullama import __version__
+from airflow_mullama.manifest import PartitionManifest, Seconds, merge_manifests
+
+
+def manifest(**changes: Any) -> PartitionManifest:
+    values: dict[str, Any] = {
+        "task": "generate",
+        "input_path": "/lake/in/ds=2026-01-01/part-0.parquet",
+        "output_path": "/lake/out/ds=2026-01-01/part-0.parquet",
+        "engine": "echo",
+        "engine_version": "1",
+        "model": "echo",
+        "model_sha256": "ab" * 32,
+        "fingerprint": "cd" * 32,
+        "rows": 10,
+        "status_counts": {"success": 7, "failed": 1, "invalid_output": 1, "skipped": 1},
+        "error_types": {"engine_error": 1, "invalid_json": 1, "null_input": 1},
+        "attempts": 12,
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "computed_rows": 5,
+        "resumed_rows": 5,
+        "repaired_rows": 0,
+        "seconds": Seconds(total=9.5, model_load=2.0, waiting_for_input=0.5, engine=4.0, writing=1.0),
+        "bytes_in": 1000,
+        "bytes_out": 2000,
+        "started_at": "2026-01-02T00:00:00.000+00:00",
+        "ended_at": "2026-01-02T00:00:09.500+00:00",
+    }
+    return PartitionManifest(**{**values, **changes})
+
+
+def test_it_survives_json_unchanged() -> None:
+    one = manifest()
+    assert PartitionManifest.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_several_survive_json_with_their_partitions() -> None:
+    both = merge_manifests([manifest(), manifest(rows=20)])
+    assert PartitionManifest.from_json(json.loads(json.dumps(both.to_json()))) == both
+
+
+def test_a_later_version_with_more_keys_can_still_be_read() -> None:
+    value = manifest().to_json()
+    value["colour"] = "blue"
+    value["seconds"]["tokenizing"] = 0.1
+    assert PartitionManifest.from_json(value) == manifest()
+
+
+def test_json_holds_versions_rates_and_no_partitions_of_a_single_one() -> None:
+    value = manifest().to_json()
+    assert value["manifest_version"] == 1
+    assert value["package_version"] == __version__
+    assert value["rows_per_second"] == pytest.approx(5 / 4.0)
+    assert value["tokens_per_second"] == pytest.approx(120 * 0.5 / 4.0)
+    assert "partitions" not in value
+
+
+def test_no_time_in_the_engine_is_no_rate_rather_than_an_error() -> None:
+    value = manifest(seconds=Seconds(), rows=0, status_counts={}, computed_rows=0).to_json()
+    assert (value["rows_per_second"], value["tokens_per_second"]) == (0.0, 0.0)
+
+
+def test_failed_and_retryable_rows_are_told_apart() -> None:
+    one = manifest()
+    assert one.failed_rows == 2
+    assert one.retryable_rows == 1
+
+
+def test_up_to_date_keeps_the_account_and_says_that_nothing_was_computed() -> None:
+    one = manifest().as_up_to_date()
+    assert one.skipped == "up_to_date"
+    assert (one.computed_rows, one.resumed_rows, one.repaired_rows) == (0, 0, 0)
+    assert (one.rows, one.status_counts, one.fingerprint) == (10, manifest().status_counts, "cd" * 32)
+
+
+def test_a_sum_adds_counts_tokens_bytes_and_seconds() -> None:
+    second = manifest(
+        input_path="/lake/in/ds=2026-01-02/part-0.parquet",
+        output_path="/lake/out/ds=2026-01-02/part-0.parquet",
+        status_counts={"success": 10},
+        error_types={},
+        started_at="2026-01-02T00:01:00.000+00:00",
+        ended_at="2026-01-02T00:02:00.000+00:00",
+    )
+    both = merge_manifests([manifest(), second])
+    assert both.rows == 20
+    assert both.status_counts == {"success": 17, "failed": 1, "invalid_output": 1, "skipped": 1}
+    assert both.error_types == {"engine_error": 1, "invalid_json": 1, "null_input": 1}
+    assert (both.attempts, both.prompt_tokens, both.completion_tokens) == (24, 200, 40)
+    assert (both.computed_rows, both.resumed_rows) == (10, 10)
+    assert (both.bytes_in, both.bytes_out) == (2000, 4000)
+    assert both.seconds == Seconds(total=19.0, model_load=4.0, waiting_for_input=1.0, engine=8.0, writing=2.0)
+    assert (both.started_at, both.ended_at) == ("2026-01-02T00:00:00.000+00:00", "2026-01-02T00:02:00.000+00:00")
+    assert (both.input_path, both.output_path) == ("/lake/in", "/lake/out")
+    assert [one.rows for one in both.partitions] == [10, 10]
+    assert sum(both.status_counts.values()) == both.rows
+
+
+def test_a_sum_is_up_to_date_only_if_every_partition_is() -> None:
+    done = manifest().as_up_to_date()
+    assert merge_manifests([done, done]).skipped == "up_to_date"
+    assert merge_manifests([done, manifest()]).skipped is None
+
+
+def test_the_footer_is_the_json() -> None:
+    one = replace(manifest(), model="ünïcode 🧾")
+    assert PartitionManifest.from_json(json.loads(one.to_footer())) == one

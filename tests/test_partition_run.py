@@ -1,0 +1,178 @@
+"""One partition's run where more than rows in and rows out is at stake: places, types, writers that fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mullama import run_job, run_partition
+from airflow_mullama.engines.echo import hash_vector
+from airflow_mullama.errors import JobStoppedError, OutputNotWritableError
+from airflow_mullama.manifest import FOOTER_KEY
+from airflow_mullama.progress import Snapshot
+from airflow_mullama.storage.filesystems import resolve_location
+from airflow_mullama.storage.parquet_output import read_published
+
+pytestmark = pytest.mark.usefixtures("no_worker_left")
+
+Write = Callable[..., Path]
+Texts = Callable[..., list[str]]
+
+
+def read(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("strike_at", [2, 22])
+def test_a_chunk_that_cannot_be_staged_is_the_tasks_error_also_if_it_is_the_last(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts, recorder: Any, strike_at: int
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", texts(25))
+    stage = tmp_path / "out" / "_mullama_stage"
+
+    def strike(snapshot: Snapshot) -> None:
+        if snapshot.done >= strike_at and stage.is_dir():
+            stage.rename(tmp_path / "moved away")
+            stage.write_text("in the way")
+
+    job = echo_job(chunk_rows=10, delay_s=0.03, n_parallel=1)
+    with pytest.raises(OutputNotWritableError, match=r"_mullama_stage.*rows-"):
+        run_partition(job, source, tmp_path / "out" / "a.parquet", listeners=[recorder(strike)])
+    assert not (tmp_path / "out" / "a.parquet").exists()
+
+
+def test_a_stage_that_is_removed_meanwhile_costs_time_and_no_rows(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts, recorder: Any
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", texts(40))
+    output = tmp_path / "out" / "a.parquet"
+    struck: list[int] = []
+
+    def strike(snapshot: Snapshot) -> None:
+        if snapshot.done >= 30 and not struck:
+            struck.append(snapshot.done)
+            (output.parent / "_mullama_stage").rename(tmp_path / "moved away")
+
+    manifest = run_partition(echo_job(chunk_rows=5, delay_s=0.01), source, output, listeners=[recorder(strike)])
+    assert struck
+    assert manifest.status_counts == {"success": 40}
+    assert read(output).column("response").to_pylist() == texts(40)
+
+
+def test_two_attempts_at_once_end_with_one_whole_output(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", texts(60))
+    output = tmp_path / "out" / "a.parquet"
+    results: list[Any] = []
+
+    def work(delay: float) -> None:
+        results.append(run_partition(echo_job(chunk_rows=7, delay_s=delay), source, output, listeners=[]))
+
+    attempts = [threading.Thread(target=work, args=(delay,)) for delay in (0.005, 0.012)]
+    for attempt in attempts:
+        attempt.start()
+    for attempt in attempts:
+        attempt.join()
+    assert [one.status_counts for one in results] == [{"success": 60}] * 2
+    assert read(output).column("response").to_pylist() == texts(60)
+    assert [path.name for path in output.parent.iterdir()] == ["a.parquet"]
+
+
+@pytest.mark.parametrize(("dtype", "data_type"), [("float32", pa.float32()), ("float16", pa.float16())])
+def test_vectors_are_stored_as_the_job_says(
+    echo_embed_job: Any, tmp_path: Path, write_parquet: Write, dtype: str, data_type: pa.DataType
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", ["one", None, "two"])
+    job = echo_embed_job(dtype=dtype, dimensions=3, normalize=False, options={"dimensions": 5}, chunk_rows=2)
+    manifest = run_partition(job, source, tmp_path / "out.parquet")
+    output = read(tmp_path / "out.parquet")
+    assert manifest.status_counts == {"success": 2, "skipped": 1}
+    assert output.schema.field("embedding").type == pa.list_(data_type, 3)
+    first, null, last = output.column("embedding").to_pylist()
+    assert null is None
+    for vector, text in ((first, "one"), (last, "two")):
+        np.testing.assert_allclose(np.array(vector, np.float32), hash_vector(text, 5)[:3], rtol=1e-3, atol=1e-3)
+
+
+def test_a_published_output_is_known_by_its_footer(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", texts(5))
+    manifest = run_partition(echo_job(), source, tmp_path / "out.parquet")
+    published = read_published(resolve_location(tmp_path / "out.parquet"))
+    assert published is not None
+    assert published.manifest.fingerprint == manifest.fingerprint
+    assert published.manifest.status_counts == {"success": 5}
+    assert read_published(resolve_location(source)) is None
+    assert read_published(resolve_location(tmp_path / "missing.parquet")) is None
+
+
+@pytest.mark.parametrize("footer", [b"", b"not json", b"[]", b"{}", b'{"rows": 5, "seconds": 1}'])
+def test_a_footer_that_makes_no_sense_is_somebody_elses(tmp_path: Path, footer: bytes) -> None:
+    table = pa.table({"text": ["x"]}).replace_schema_metadata({FOOTER_KEY: footer})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_published(resolve_location(tmp_path / "a.parquet")) is None
+
+
+def test_row_groups_of_the_output_are_of_a_sound_size(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", texts(30_000), row_group_size=100)
+    run_partition(echo_job(chunk_rows=777), source, tmp_path / "out.parquet")
+    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    assert metadata.num_rows == 30_000
+    assert metadata.num_row_groups <= 3
+    assert read(tmp_path / "out.parquet").column("id").to_pylist() == list(range(30_000))
+
+
+def test_a_job_stopped_again_and_again_gets_there(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts, recorder: Any, request_log: Any
+) -> None:
+    source = write_parquet(tmp_path / "a.parquet", [*texts(30), None, *texts(29, 31)], row_group_size=7)
+    output = tmp_path / "out.parquet"
+    for limit in (10, 20, 35, 50):
+        stop = threading.Event()
+
+        def strike(snapshot: Snapshot, limit: int = limit, stop: threading.Event = stop) -> None:
+            if snapshot.done >= limit:
+                stop.set()
+
+        with pytest.raises(JobStoppedError):
+            run_partition(
+                echo_job(chunk_rows=9, delay_s=0.02, n_parallel=2),
+                source,
+                output,
+                listeners=[recorder(strike)],
+                stop=stop,
+            )
+    asked = len(request_log.rows())
+    manifest = run_partition(echo_job(chunk_rows=9), source, output)
+    assert manifest.resumed_rows >= 50
+    assert manifest.status_counts == {"success": 59, "skipped": 1}
+    assert read(output).column("response").to_pylist() == [*texts(30), None, *texts(29, 31)]
+    # What is asked twice is what was in flight at each stop: the window of two times two rows.
+    assert asked + manifest.computed_rows <= 59 + 4 * 4
+
+
+def test_any_filesystem_that_fsspec_knows_will_do(echo_job: Any, texts: Texts) -> None:
+    filesystem = fsspec.filesystem("memory")
+    for day in ("1", "2"):
+        with filesystem.open(f"/lake/in/ds={day}/a.parquet", "wb") as file:
+            pq.write_table(pa.table({"text": texts(12)}), file)
+    try:
+        manifest = run_job(echo_job(chunk_rows=5), "memory://lake/in", "memory://lake/out")
+        assert manifest.status_counts == {"success": 24}
+        assert sorted(filesystem.find("/lake/out")) == [f"/lake/out/ds={day}/part-00000.parquet" for day in (1, 2)]
+        assert run_job(echo_job(), "memory://lake/in", "memory://lake/out").skipped == "up_to_date"
+    finally:
+        filesystem.rm("/lake", recursive=True)
