@@ -58,6 +58,10 @@ class ModelNotFoundError(MullamaError, FileNotFoundError):
     """No model at the given path, URL or name."""
 
 
+class ModelUnavailableError(MullamaError):
+    """The model is somewhere else and cannot be fetched now: no network, a store that does not answer."""
+
+
 class ModelUnreadableError(MullamaError):
     """The model file is not a whole GGUF file."""
 

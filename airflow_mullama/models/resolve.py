@@ -15,7 +15,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelNotFoundError
+from airflow_mullama.errors import (
+    ConfigurationError,
+    DependencyMissingError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+)
 from airflow_mullama.models.content_hash import file_sha256
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
 from airflow_mullama.paths import cache_directory
@@ -61,6 +66,7 @@ def resolve_model(name: str, resolver: Resolver = resolve_location) -> Model:
 
     Raises:
         ModelNotFoundError: nothing there.
+        ModelUnavailableError: it cannot be fetched now.
         ModelUnreadableError: not a whole GGUF file.
         DependencyMissingError: a package is missing that this kind of name needs.
     """
@@ -157,7 +163,7 @@ def _hub_model(name: str) -> Path:
         ]
         return Path(parts[0])
     except LocalEntryNotFoundError as error:
-        raise ModelNotFoundError(
+        raise ModelUnavailableError(
             f"The model {name!r} is not in the Hugging Face cache and could not be fetched (offline mode, or no "
             "network): fetch it once with network, or copy the file here and give its path."
         ) from error
@@ -171,7 +177,7 @@ def _hub_model(name: str) -> Path:
             "HF_TOKEN."
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise ModelNotFoundError(f"The model {name!r} could not be fetched: {error}.") from error
+        raise ModelUnavailableError(f"The model {name!r} could not be fetched: {error}.") from error
 
 
 def _stored_model(name: str, resolver: Resolver) -> Path:
@@ -193,7 +199,7 @@ def _object_info(location: Location) -> pafs.FileInfo:
     try:
         info = location.info()
     except (pa.ArrowException, OSError) as error:
-        raise ModelNotFoundError(f"The model {location.url!r} cannot be looked up: {error}.") from error
+        raise ModelUnavailableError(f"The model {location.url!r} cannot be looked up: {error}.") from error
     if info.type != pafs.FileType.File:
         raise ModelNotFoundError(
             f"There is no object at {location.url!r}: check the model's URL and the connection's rights."
@@ -210,4 +216,4 @@ def _download(location: Location, target: Path) -> None:
         os.replace(temporary, target)
     except (pa.ArrowException, OSError) as error:
         Path(temporary).unlink(missing_ok=True)
-        raise ModelNotFoundError(f"The model {location.url!r} could not be copied: {error}.") from error
+        raise ModelUnavailableError(f"The model {location.url!r} could not be copied: {error}.") from error

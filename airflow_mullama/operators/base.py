@@ -10,11 +10,33 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_mullama.compat import AirflowFailException
-from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, MullamaError
+from airflow_mullama.errors import (
+    ChatTemplateMissingError,
+    ColumnClashError,
+    ConfigurationError,
+    DependencyMissingError,
+    EngineNotAvailableError,
+    ErrorBudgetExceededError,
+    MissingColumnError,
+    ModelNotFoundError,
+    ModelUnreadableError,
+    MullamaError,
+    OutputExistsError,
+)
 from airflow_mullama.hooks.mullama import MullamaHook
 
-# Asking again cannot mend these: the task fails at once, whatever its retries.
-NOT_RETRIED: tuple[type[MullamaError], ...] = (ConfigurationError,)
+# Asking again cannot mend these: the task fails at once, whatever its retries. An input that is not there may yet come.
+NOT_RETRIED: tuple[type[MullamaError], ...] = (
+    ChatTemplateMissingError,
+    ColumnClashError,
+    ConfigurationError,
+    DependencyMissingError,
+    EngineNotAvailableError,
+    MissingColumnError,
+    ModelNotFoundError,
+    ModelUnreadableError,
+    OutputExistsError,
+)
 MANIFEST_KEY = "manifest"
 
 

@@ -111,7 +111,7 @@ def test_a_model_is_fetched_once_and_then_taken_from_the_hubs_cache(hub: Hub, tm
 
 def test_offline_mode_uses_the_cache_and_else_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
     missing = resolve(hub, tmp_path, "hf://acme/tagger/model.gguf", HF_HUB_OFFLINE="1")
-    assert missing["error"] == "ModelNotFoundError"
+    assert missing["error"] == "ModelUnavailableError"
     assert "fetch it once with network" in missing["message"]
     fetched = resolve(hub, tmp_path, "hf://acme/tagger/model.gguf")
     assert resolve(hub, tmp_path, "hf://acme/tagger/model.gguf", HF_HUB_OFFLINE="1") == fetched

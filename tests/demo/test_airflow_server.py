@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from airflow_mullama.demo.airflow_client import TaskInstance
+from airflow_mullama.demo.airflow_environment import airflow_environment
+from airflow_mullama.demo.airflow_server import (
+    AirflowServer,
+    AirflowServerError,
+    free_port,
+    has_unfinished_runs,
+    is_free,
+)
+from airflow_mullama.demo.task_logs import RunLogs
+
+DAG_FILE = """
+from airflow.sdk import dag
+from airflow_mullama.operators import MullamaGenerateOperator
+
+
+@dag(schedule=None)
+def {dag_id}():
+    MullamaGenerateOperator(
+        task_id="answer", input_path={source!r}, output_path={target!r}, prompt_template="{{text}}", model="echo",
+        engine_options={{"delay_s": {delay}, "n_parallel": 1}},
+    )
+
+
+{dag_id}()
+"""
+
+# What a terminal runs: it says when the slow task is under way, and then waits to be stopped.
+LAUNCHER = """
+import sys, time
+from pathlib import Path
+from airflow_mullama.demo.airflow_server import AirflowServer
+from airflow_mullama.demo.stopping import Stopped, signals_stop
+
+try:
+    with signals_stop(), AirflowServer(Path(sys.argv[1]), dags=Path(sys.argv[2])) as server:
+        server.wait_for_dags(["slow"])
+        server.client.trigger("slow", sys.argv[3])
+        while not any(one.state == "running" for one in server.client.task_instances("slow", sys.argv[3])):
+            time.sleep(0.1)
+        print("running", flush=True)
+        time.sleep(600)
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+
+LOG_LINES = """\
+{"timestamp": "2026-03-02T00:00:00Z", "level": "info", "event": "[1/2] 50.0%", "logger": "airflow_mullama.progress"}
+not JSON
+{"event": "Task failed with exception", "logger": "task", "error_detail": [\
+{"exc_type": "ModelNotFoundError", "exc_value": "no model"}, {"exc_type": "OSError", "exc_value": "its cause"}]}
+{"event": "half a li"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return airflow_environment(tmp_path, dags=tmp_path, url="http://127.0.0.1:1", parallelism=2, further={"X": "y"})
+
+
+def test_an_airflow_of_the_users_own_is_not_touched(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://production/airflow")
+    monkeypatch.setenv("AIRFLOW_CONN_MULLAMA_DEFAULT", "{}")
+    monkeypatch.setenv("AIRFLOW_HOME", "/opt/airflow")
+    monkeypatch.setenv("AIRFLOW_MULLAMA_CACHE", "/cache")
+    made = airflow_environment(tmp_path, dags=tmp_path, url="http://127.0.0.1:1", parallelism=2, further={"X": "y"})
+    ours = {name: value for name, value in made.items() if name.startswith("AIRFLOW")}
+    without = {name: value for name, value in environment.items() if name.startswith("AIRFLOW")}
+    assert ours == {**without, "AIRFLOW_MULLAMA_CACHE": "/cache"}
+    assert (made["AIRFLOW_HOME"], made["X"]) == (str(tmp_path), "y")
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.com")
+    made = airflow_environment(tmp_path, dags=tmp_path, url="http://127.0.0.1:1", parallelism=2, further={})
+    assert made["NO_PROXY"] == made["no_proxy"] == "example.com,127.0.0.1,localhost"
+
+
+def test_secrets_are_private_and_stay(environment: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "secrets.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    secrets = json.loads(path.read_text())
+    assert len(set(secrets.values())) == 3
+    assert environment["AIRFLOW__API_AUTH__JWT_SECRET"] == secrets["jwt"]
+    again = airflow_environment(tmp_path, dags=tmp_path, url="http://127.0.0.1:1", parallelism=2, further={})
+    assert again["AIRFLOW__API_AUTH__JWT_SECRET"] == secrets["jwt"]
+
+
+def test_a_free_port_is_free() -> None:
+    port = free_port()
+    assert is_free(port)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        assert not is_free(port)
+
+
+def test_logs_are_followed_by_whole_lines(tmp_path: Path) -> None:
+    logs = RunLogs(tmp_path, "tag_tickets", "demo")
+    instance = TaskInstance("tag", 3, "ds=2026-03-05", "failed", 1, "")
+    path = logs.path(instance)
+    assert logs.last_error(instance) is None
+    assert list(logs.new_lines()) == []
+    path.parent.mkdir(parents=True)
+    path.write_text(LOG_LINES)
+    lines = list(logs.new_lines())
+    assert [(line.task_id, line.map_index, line.attempt, line.event) for line in lines] == [
+        ("tag", 3, 1, "[1/2] 50.0%"),
+        ("tag", 3, 1, "Task failed with exception"),
+    ]
+    with path.open("a") as file:
+        file.write('ne"}\n')
+    assert [line.event for line in logs.new_lines()] == ["half a line"]
+    assert list(logs.new_lines()) == []
+    assert logs.last_error(instance) == "ModelNotFoundError: no model"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all, since making its database takes seconds."""
+    return tmp_path_factory.mktemp("server") / "airflow"
+
+
+@pytest.fixture
+def dags(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
+    source = write_parquet(tmp_path / "lake" / "part.parquet", ["one", "two", None] * 200)
+    directory = tmp_path / "dags"
+    directory.mkdir()
+    for dag_id, delay in (("quick", 0.0), ("slow", 0.5)):
+        target = str(tmp_path / dag_id / "part.parquet")
+        text = DAG_FILE.format(dag_id=dag_id, source=str(source), target=target, delay=delay)
+        (directory / f"{dag_id}.py").write_text(text)
+    return directory
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[[int], list[psutil.Process]]]:
+    """All processes below one; whatever a test leaves of them is killed."""
+    seen: list[psutil.Process] = []
+
+    def below(pid: int) -> list[psutil.Process]:
+        seen.extend(psutil.Process(pid).children(recursive=True))
+        return list(seen)
+
+    yield below
+    for process in alive(seen):
+        process.kill()
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if runs(process)]
+
+
+def listening_addresses(processes: list[psutil.Process]) -> set[str]:
+    return {
+        connection.laddr.ip
+        for process in alive(processes)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.integration
+def test_a_run_from_trigger_to_result(
+    home: Path, dags: Path, processes: Callable[[int], list[psutil.Process]], eventually: Callable[..., object]
+) -> None:
+    started: list[psutil.Process] = []
+    with AirflowServer(home, dags=dags) as server:
+        server.wait_for_dags(["quick"])
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        with pytest.raises(AirflowServerError, match=f"Another demo .process {os.getpid()}. is using"):
+            AirflowServer(home, dags=dags).start()
+        assert server.client.dag("no_such_dag") is None
+        assert server.client.latest_run("quick") is None
+        server.client.trigger("quick", "first")
+
+        def over() -> bool:
+            started.extend(processes(os.getpid()))
+            server.check()
+            return server.client.run_state("quick", "first") in ("success", "failed")
+
+        eventually(over, 120)
+        addresses = listening_addresses(started)
+        assert server.client.run_state("quick", "first") == "success"
+        assert server.client.latest_run("quick") == "first"
+        (instance,) = server.client.task_instances("quick", "first")
+        assert (instance.task_id, instance.map_index, instance.ended) == ("answer", -1, True)
+        manifest = server.client.xcom("quick", "first", instance)
+        assert manifest["status_counts"] == {"success": 400, "skipped": 200}
+        assert server.client.xcom("quick", "first", instance, key="nothing") is None
+        lines = [line.event for line in RunLogs(home, "quick", "first").new_lines()]
+        assert any(line.startswith("[600/600] 100.0%") for line in lines)
+        assert not is_free(server.port)
+    assert addresses == {"127.0.0.1"}
+    assert alive(started) == []
+    assert is_free(server.port)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_nothing_is_left_after(
+    number: signal.Signals,
+    home: Path,
+    dags: Path,
+    processes: Callable[[int], list[psutil.Process]],
+    eventually: Callable[..., object],
+) -> None:
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(home), str(dags), f"until-{number.name}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "running\n"
+        eventually(lambda: any("airflow_mullama.worker" in _command(one) for one in processes(launcher.pid)))
+        started = processes(launcher.pid)
+        launcher.send_signal(number)
+        status = launcher.wait(30)
+    finally:
+        launcher.kill()
+        launcher.communicate()
+    assert status == (-number if number is signal.SIGKILL else 128 + number)
+    eventually(lambda: not alive(started), 20)
+    # The task was told to stop while it could still say so, and made durable what it had.
+    run_id = f"until-{number.name}"
+    error = RunLogs(home, "slow", run_id).last_error(TaskInstance("answer", -1, "answer", None, 1, ""))
+    assert str(error).startswith("JobStoppedError: Stopped at ")
+    assert has_unfinished_runs(home)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.integration
+def test_what_is_wrong_is_named(
+    home: Path, dags: Path, processes: Callable[[int], list[psutil.Process]], eventually: Callable[..., object]
+) -> None:
+    (dags / "broken.py").write_text("import no_such_module  # in an airflow dag\n")
+    with AirflowServer(home, dags=dags) as server:
+        started = processes(os.getpid())
+        # The run that the last test interrupted is over before a scheduler could go on with it.
+        assert not has_unfinished_runs(home)
+        assert server.client.run_state("slow", "until-SIGKILL") == "failed"
+        with pytest.raises(AirflowServerError, match=r"broken\.py.*no_such_module"):
+            server.wait_for_dags(["broken"])
+
+        (scheduler,) = (one for one in alive(started) if "scheduler" in _command(one))
+        scheduler.kill()
+        assert "scheduler ended with status -9" in str(eventually(lambda: _complaint(server)))
+    assert alive(started) == []
+
+
+def _complaint(server: AirflowServer) -> str | None:
+    try:
+        server.check()
+    except AirflowServerError as error:
+        return str(error)
+    return None
