@@ -273,7 +273,7 @@ def learning_rate(step: int, steps: int, peak: float = 3e-3, warm_up: int = 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--examples", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=2)
