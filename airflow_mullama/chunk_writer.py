@@ -123,7 +123,8 @@ class ChunkCollector:
         self._events = events
         self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
-        self._to_write: queue.Queue[_OpenChunk | None] = queue.Queue(maxsize=8)
+        # One chunk being written and one waiting: what a crash costs stays small, and a slow disk slows the reading.
+        self._to_write: queue.Queue[_OpenChunk | None] = queue.Queue(maxsize=1)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._write_forever, daemon=True, name="mullama-stage")
         self._thread.start()

@@ -127,6 +127,7 @@ class PartitionRun:
             self._progress.announce(
                 f"{self._partition.output} is up to date ({published.manifest.rows} rows): nothing to do"
             )
+            self._stage.remove()  # of an attempt that ended right after it published
             return published.manifest.as_up_to_date()
         self._stage.open()
         if staged := self._stage.staged():

@@ -106,10 +106,9 @@ class ObjectValue(Value):
                 raise Mismatch(path, f"the property {shown(name)} is missing")
             else:
                 read[name] = None
-        if self.closed and len(raw) > len(read):
-            extra = [name for name in raw if name not in read]
-            if extra:
-                raise Mismatch(path, f"the property {shown(extra[0])} is not in the schema")
+        extra = next((name for name in raw if name not in read), None) if self.closed else None
+        if extra is not None:
+            raise Mismatch(path, f"the property {shown(extra)} is not in the schema")
         return read
 
 

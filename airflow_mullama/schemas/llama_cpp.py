@@ -44,9 +44,10 @@ def _constraint(schema: dict[str, Any]) -> dict[str, Any]:
         for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
             if not 1e-9 <= abs(constraint.get(keyword, 1)) <= _EXACT and constraint[keyword] != 0:
                 del constraint[keyword]
-    for keyword in ("minLength", "maxLength"):
-        if constraint.get(keyword, 0) > _REPETITIONS:
-            del constraint[keyword]
+    if constraint.get("minLength", 0) > _REPETITIONS:
+        constraint["minLength"] = _REPETITIONS
+    if constraint.get("maxLength", 0) > _REPETITIONS:
+        del constraint["maxLength"]
     return constraint
 
 

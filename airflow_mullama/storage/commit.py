@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 COPY_BYTES = 8 << 20
 FOLDER_TRIES = 5
+# S3 copies objects up to 5 GB in one request; a larger output is uploaded in place.
+LARGEST_STORE_COPY = 5 * 1000**3
 
 
 @contextlib.contextmanager
@@ -79,12 +81,13 @@ def _write_beside_and_rename(target: Location, content: bytes) -> None:
     _sync_folder(target.parent.path)
 
 
-def publish_file(local_path: str, target: Location) -> None:
+def publish_file(local_path: str, target: Location, staging: Location | None = None) -> None:
     """Publish a finished local file as ``target``, replacing what is there.
 
     Args:
         local_path: for a local target, on the same filesystem as it.
         target: the final place.
+        staging: for an object store, where the upload goes before the store moves it; ``None`` uploads in place.
     """
     with writing(target):
         if target.is_local:
@@ -99,8 +102,15 @@ def publish_file(local_path: str, target: Location) -> None:
             _sync_folder(target.parent.path)
             return
         target.filesystem.create_dir(target.parent.path, recursive=True)
-        with open(local_path, "rb") as source, target.filesystem.open_output_stream(target.path) as sink:
+        # An upload that breaks off may still leave an object, so it goes to a place nobody reads, and what is whole is
+        # moved by the store itself: there the object appears at once.
+        beside = staging or target
+        if os.path.getsize(local_path) > LARGEST_STORE_COPY:
+            beside = target
+        with open(local_path, "rb") as source, target.filesystem.open_output_stream(beside.path) as sink:
             shutil.copyfileobj(source, sink, COPY_BYTES)
+        if beside is not target:
+            target.filesystem.move(beside.path, target.path)
 
 
 def discard(location: Location) -> None:

@@ -81,7 +81,7 @@ def write_output(
         columns: the added columns.
         output_prefix: put before their names.
         target: the final place.
-        temporary: where a local file may be built, on the target's filesystem if that is local.
+        temporary: on the target's filesystem, where the file may lie before it is published.
         manifest: called after the last row; its result goes into the footer.
         check_stopped: called between batches; raises to give up, and nothing is published.
 
@@ -111,7 +111,7 @@ def write_output(
         reached("publish")
         with _present(local_path):
             size = os.path.getsize(local_path)
-        publish_file(local_path, target)
+        publish_file(local_path, target, staging=None if target.is_local else temporary)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(local_path)

@@ -1,0 +1,25 @@
+"""The command line, with a run that stands still at a step: ``held_cli.py STEP MARK ARGUMENTS...``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from airflow_mullama import cli, steps
+
+
+def main() -> None:
+    held_step, mark, *arguments = sys.argv[1:]
+
+    def hold(step: str) -> None:
+        if step == held_step:
+            Path(mark).touch()
+            threading.Event().wait()
+
+    steps.observer = hold
+    cli.main(arguments)
+
+
+if __name__ == "__main__":
+    main()
