@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from airflow_mullama.classification import ClassifyJob
     from airflow_mullama.jobs import EmbedJob, GenerateJob
     from airflow_mullama.manifest import summarize_manifests
     from airflow_mullama.runner import run_job, run_partition
     from airflow_mullama.storage.partitions import list_partitions
 
 _HOMES = {
+    "ClassifyJob": "airflow_mullama.classification",
     "GenerateJob": "airflow_mullama.jobs",
     "EmbedJob": "airflow_mullama.jobs",
     "run_partition": "airflow_mullama.runner",
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassifyJob",
     "EmbedJob",
     "GenerateJob",
     "__version__",

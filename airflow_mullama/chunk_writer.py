@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from airflow_mullama.errors import AccountingError
 from airflow_mullama.request_reader import ThreadFailed
 from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, ResultColumns, Status
+from airflow_mullama.schemas import OutputSchema, Violation, parse_answer, typed_columns
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.stage import Chunk, Stage
 
@@ -27,20 +28,26 @@ def chunk_schema(columns: ResultColumns) -> pa.Schema:
     return pa.schema([pa.field("row", pa.int64(), nullable=False), *columns.fields])
 
 
-def contract_batch(outcomes: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def contract_batch(
+    outcomes: pa.RecordBatch, schema: pa.Schema, output_schema: OutputSchema | None = None
+) -> pa.RecordBatch:
     """Outcomes as rows of a chunk: status added, columns in order, types as stored.
 
     Args:
         outcomes: final outcomes; columns that are absent are null.
         schema: of the chunk.
+        output_schema: gives the typed columns of rows whose answer keeps to it.
     """
     error_type = outcomes.column("error_type")
     places = pc.index_in(error_type, _ERROR_TYPES)
     status = pc.fill_null(pc.take(_STATUSES, places), Status.SUCCESS.value)
     names = set(outcomes.schema.names)
+    typed = _typed(outcomes, output_schema) if output_schema is not None else {}
     arrays = []
     for column in schema:
-        if column.name == "status":
+        if column.name in typed:
+            arrays.append(typed[column.name])
+        elif column.name == "status":
             arrays.append(status)
         elif column.name not in names:
             arrays.append(pa.nulls(outcomes.num_rows, column.type))
@@ -48,6 +55,19 @@ def contract_batch(outcomes: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatc
             array = outcomes.column(column.name)
             arrays.append(array if array.type == column.type else _cast(array, column.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _typed(outcomes: pa.RecordBatch, output_schema: OutputSchema) -> dict[str, pa.Array]:
+    """The typed columns by name. The worker has checked every answer that has no error."""
+    parsed: list[dict[str, Any] | None] = [None] * outcomes.num_rows
+    if "response" in outcomes.schema.names:
+        pairs = zip(outcomes.column("response").to_pylist(), outcomes.column("error_type").to_pylist(), strict=True)
+        for place, (response, error_type) in enumerate(pairs):
+            if response is not None and error_type is None:
+                answer = parse_answer(response, output_schema)
+                parsed[place] = None if isinstance(answer, Violation) else answer
+    names = [field.name for field in output_schema.fields]
+    return dict(zip(names, typed_columns(parsed, output_schema), strict=True))
 
 
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
@@ -96,7 +116,7 @@ class _OpenChunk:
 
     def table(self, schema: pa.Schema) -> pa.Table:
         """What it has so far, in order of row."""
-        table = pa.concat_tables(self.parts) if self.parts else schema.empty_table()
+        table = pa.concat_tables(self.parts).unify_dictionaries() if self.parts else schema.empty_table()
         return table.take(pc.sort_indices(table.column("row")))
 
 

@@ -72,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         kind = int if name in ("top_k", "seed") else float
         generate.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=f"sampling: {name}")
     generate.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at this text (repeatable)")
+    generate.add_argument("--output-schema", metavar="FILE", help="JSON Schema of an answer: gives typed columns")
+    generate.add_argument("--repair-prompt", action="store_true", help="tell the model what broke the schema")
     _add_common(generate)
     generate.set_defaults(run=_generate)
 
@@ -154,6 +156,8 @@ def _generate(parsed: argparse.Namespace, console: Console) -> int:
         system_prompt=parsed.system_prompt,
         chat=parsed.chat,
         max_tokens=parsed.max_tokens,
+        output_schema=parsed.output_schema,
+        repair_prompt=parsed.repair_prompt,
         sampling={**{name: getattr(parsed, name) for name in SAMPLING_OPTIONS}, "stop": parsed.stop},
         **_common_arguments(parsed),
     )

@@ -25,6 +25,7 @@ from airflow_mullama.rows import (
     generation_columns,
 )
 from airflow_mullama.sampling import Sampling
+from airflow_mullama.schemas import OutputSchema, load_output_schema
 
 IF_EXISTS = ("resume", "overwrite", "error")
 POOLING = ("mean", "cls", "last")
@@ -89,6 +90,11 @@ class Job:
     def engine_spec(self) -> EngineSpec:
         """The engine that will run, with ``auto`` decided."""
         return engine_spec(self.engine, self.model)
+
+    @property
+    def schema(self) -> OutputSchema | None:
+        """What an answer must look like; ``None`` if it is just text."""
+        return None
 
     @property
     def template(self) -> PromptTemplate:
@@ -158,6 +164,9 @@ class GenerateJob(Job):
         chat: use the model's chat template; ``None``: if it carries one.
         max_tokens: most tokens of one answer.
         sampling: see :class:`airflow_mullama.sampling.Sampling`.
+        output_schema: what an answer must look like, so that it becomes typed columns: a JSON Schema (a dictionary, or
+            the path of a file), a Pydantic model class or a :class:`pyarrow.Schema`.
+        repair_prompt: tell the model what was wrong when it is asked again because of an answer that breaks the schema.
     """
 
     prompt_template: str | None = None
@@ -166,6 +175,8 @@ class GenerateJob(Job):
     chat: bool | None = None
     max_tokens: int = 256
     sampling: Mapping[str, Any] | Sampling | None = None
+    output_schema: Any = None
+    repair_prompt: bool = False
 
     task: ClassVar[Literal["generate", "embed"]] = "generate"
 
@@ -180,6 +191,20 @@ class GenerateJob(Job):
             raise ConfigurationError(f"system_prompt is {self.system_prompt!r}; it must be a text or None.")
         sampling = self.sampling if isinstance(self.sampling, Sampling) else Sampling.from_mapping(self.sampling)
         object.__setattr__(self, "sampling", sampling)
+        if self.output_schema is not None:
+            object.__setattr__(self, "output_schema", self._checked_schema())
+        elif self.repair_prompt:
+            raise ConfigurationError("repair_prompt=True needs an output_schema that an answer can break.")
+
+    def _checked_schema(self) -> OutputSchema:
+        schema = load_output_schema(self.output_schema)
+        clash = [field.name for field in schema.fields if field.name in GENERATION_COLUMN_NAMES]
+        if clash:
+            raise ConfigurationError(
+                f"output_schema has the field(s) {', '.join(map(repr, clash))}, which every output has already; give "
+                "them other names."
+            )
+        return schema
 
     @property
     def template(self) -> PromptTemplate:
@@ -187,19 +212,28 @@ class GenerateJob(Job):
 
     def engine_settings(self) -> dict[str, Any]:
         assert isinstance(self.sampling, Sampling)
+        schema = self.schema
         return {
             "system_prompt": self.system_prompt,
             "chat": self.chat,
             "max_tokens": self.max_tokens,
             "sampling": {**vars(self.sampling), "stop": list(self.sampling.stop)},
+            # Absent without a schema, so that fingerprints of jobs without one do not depend on this.
+            **({} if schema is None else {"output_schema": schema.to_json(), "repair_prompt": self.repair_prompt}),
         }
 
+    @property
+    def schema(self) -> OutputSchema | None:
+        """The output schema, loaded."""
+        assert self.output_schema is None or isinstance(self.output_schema, OutputSchema)
+        return self.output_schema
+
     def result_columns(self, dimensions: int | None) -> ResultColumns:
-        return generation_columns()
+        return generation_columns(self.schema.fields if self.schema else ())
 
     @property
     def added_column_names(self) -> tuple[str, ...]:
-        return GENERATION_COLUMN_NAMES
+        return (*GENERATION_COLUMN_NAMES, *(field.name for field in (self.schema.fields if self.schema else ())))
 
 
 @dataclass(frozen=True, kw_only=True)

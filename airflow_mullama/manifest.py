@@ -45,6 +45,8 @@ class PartitionManifest:
         repaired_rows: rows of the published output that failed and were asked again.
         reused_rows: rows taken from the published output of an earlier state of the input.
         request_fingerprint: the part of the fingerprint that is not the input's.
+        output_schema: the JSON Schema of an answer, if there is one.
+        constrained: whether the engine's decoding was held to it; ``None`` where no engine ran.
     """
 
     task: str
@@ -70,6 +72,8 @@ class PartitionManifest:
     ended_at: str
     reused_rows: int = 0
     request_fingerprint: str = ""
+    output_schema: Mapping[str, Any] | None = None
+    constrained: bool | None = None
     skipped: str | None = None
     engine_version: str | None = None
     package_version: str = __version__

@@ -91,6 +91,7 @@ class PartitionRun:
         self._seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
         self._samples: dict[tuple[str, str], int] = {}
         self._engine_version: str | None = None
+        self._constrained: bool | None = None
         self._resumed = 0
         self._kept = self._reused = self._repaired = 0
 
@@ -187,7 +188,7 @@ class PartitionRun:
         reader = RequestReader(self._source, self._job.template, self._chunks, self._stage, events)
         window = RequestWindow(session, self._job.task, self._job.max_retries)
         if session.info is not None:  # loaded for an earlier partition
-            self._engine_version = session.info.version
+            self._engine_version, self._constrained = session.info.version, session.info.constrained
             self._progress.engine_ready()
         reader.start()
         try:
@@ -266,7 +267,7 @@ class PartitionRun:
         window.offer(piece.rows, piece.texts)
 
     def _record(self, outcomes: pa.RecordBatch, collector: ChunkCollector, *, computed: bool) -> None:
-        batch = contract_batch(outcomes, collector.schema)
+        batch = contract_batch(outcomes, collector.schema, self._job.schema)
         collector.add(batch)
         self._progress.count(**vars(count_outcomes(batch)), computed=computed)
         if batch.column("error_type").null_count < batch.num_rows:
@@ -295,7 +296,7 @@ class PartitionRun:
     def _engine_started(self, session: EngineSession) -> None:
         info = session.info
         assert info is not None
-        self._engine_version = info.version
+        self._engine_version, self._constrained = info.version, info.constrained
         self._progress.engine_ready()
         for note in info.notes:
             log.warning("%s", note)
@@ -406,6 +407,8 @@ class PartitionRun:
             repaired_rows=self._repaired,
             reused_rows=self._reused,
             request_fingerprint=self._request_fingerprint,
+            output_schema=self._job.schema.json_schema if self._job.schema else None,
+            constrained=self._constrained,
             seconds=Seconds(total=time.monotonic() - self._started, **seconds),
             bytes_in=self._source.size,
             bytes_out=bytes_out,

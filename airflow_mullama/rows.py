@@ -6,7 +6,7 @@ Statuses, error types and output columns are listed here and nowhere else. Count
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -104,8 +104,16 @@ class ResultColumns:
         return pa.schema(list(self.fields))
 
 
-def generation_columns() -> ResultColumns:
-    """Columns that generation adds (DESIGN: the row contract)."""
+INVALID_OUTPUT_TYPES = (ErrorType.INVALID_JSON.value, ErrorType.SCHEMA_MISMATCH.value)
+"""Errors of rows that did answer: their ``response`` is kept, and within a task they are asked again."""
+
+
+def generation_columns(typed_fields: Sequence[pa.Field] = ()) -> ResultColumns:
+    """Columns that generation adds.
+
+    Args:
+        typed_fields: of an output schema, each nullable; they stand last.
+    """
     return ResultColumns(
         fields=(
             pa.field("response", pa.string()),
@@ -116,6 +124,7 @@ def generation_columns() -> ResultColumns:
             pa.field("finish_reason", pa.string()),
             pa.field("prompt_tokens", pa.int32()),
             pa.field("completion_tokens", pa.int32()),
+            *typed_fields,
         ),
         result_names=("response", "finish_reason"),
     )

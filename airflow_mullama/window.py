@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mullama.errors import EngineFailedError, WorkerCrashError
-from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType
+from airflow_mullama.rows import INVALID_OUTPUT_TYPES, RETRYABLE_ERROR_TYPES, ErrorType
 from airflow_mullama.steps import reached
 from airflow_mullama.worker.client import Event, Exited, Outcomes, Refused, Started, Stuck, request_batch
 from airflow_mullama.worker.session import EngineSession
@@ -33,6 +33,10 @@ RESTARTS_WITHOUT_PROGRESS = 3
 CRASHES_IN_A_ROW = 10
 # So many rows, the first of a session, all failing alike: the engine is dead and the other rows are not spent on it.
 DEAD_ENGINE_ROWS = 16
+
+# An answer that breaks the schema is asked again only within a run, where the next try is a different one: another run
+# would ask the same and get the same.
+ASKED_AGAIN = (*RETRYABLE_ERROR_TYPES, *INVALID_OUTPUT_TYPES)
 
 Item = tuple[int, int, str]  # row, attempt, text
 
@@ -54,6 +58,7 @@ class RequestWindow:
         self._suspects: deque[Item] = deque()
         self._retries: list[tuple[float, int, Item]] = []
         self._in_flight: dict[int, Item] = {}
+        self._problems: dict[int, str] = {}
         self._stuck: set[int] = set()
         self._isolated: int | None = None
         self._restarts = 0
@@ -103,6 +108,7 @@ class RequestWindow:
                     pa.array([item[0] for item in items], pa.int64()),
                     pa.array([item[1] for item in items], pa.int32()),
                     pa.array([item[2] for item in items], pa.large_string()),
+                    pa.array([self._problems.get(item[0]) for item in items], pa.string()),
                 )
             )
         return False
@@ -157,6 +163,9 @@ class RequestWindow:
     def _outcomes(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         rows = batch.column("row").to_pylist()
         items = [self._in_flight.pop(row) for row in rows]
+        if self._problems:
+            for row in rows:
+                self._problems.pop(row, None)
         self._restarts = 0
         if batch.column("error_type").null_count < batch.num_rows:
             batch, items = self._without_retried(batch, items)
@@ -170,13 +179,16 @@ class RequestWindow:
 
     def _without_retried(self, batch: pa.RecordBatch, items: list[Item]) -> tuple[pa.RecordBatch, list[Item]]:
         """Take out the rows that are asked again."""
-        retryable = pc.is_in(batch.column("error_type"), pa.array(RETRYABLE_ERROR_TYPES)).to_numpy(zero_copy_only=False)
+        error_types = batch.column("error_type")
+        retryable = pc.is_in(error_types, pa.array(ASKED_AGAIN)).to_numpy(zero_copy_only=False)
         self._refuse_dead_engine(batch, items)
         keep = np.ones(batch.num_rows, bool)
         for place in np.flatnonzero(retryable):
             row, attempt, text = items[place]
             if attempt <= self._max_retries:
                 keep[place] = False
+                if error_types[place].as_py() in INVALID_OUTPUT_TYPES:
+                    self._problems[row] = batch.column("error")[place].as_py()
                 self._retry_later((row, attempt + 1, text))
         kept = [item for item, stays in zip(items, keep, strict=True) if stays]
         return batch.filter(pa.array(keep)), kept

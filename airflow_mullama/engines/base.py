@@ -56,22 +56,32 @@ class Request:
         attempt: 1 for the first try.
         text: the rendered prompt or text.
         tokens: token ids, where the engine prepared them.
+        problem: what was wrong with the last answer, where it broke the output schema.
     """
 
     row: int
     attempt: int
     text: str
     tokens: list[int] | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A generated answer. ``finish_reason`` is ``stop`` or ``length``; token counts are the engine's."""
+    """A generated answer.
+
+    Args:
+        response: the text.
+        finish_reason: ``stop`` or ``length``.
+        prompt_tokens, completion_tokens: the engine's counts.
+        confidence: 0 to 1, where it was asked for and the engine can say.
+    """
 
     response: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,15 @@ class Embedding:
     prompt_tokens: int
 
 
-Outcome = Union[Generation, Embedding, RowError]  # noqa: UP007 - a runtime value
+@dataclass(frozen=True)
+class InvalidAnswer:
+    """An answer that breaks the output schema, and how. The worker makes it; engines return the answer."""
+
+    answer: Generation
+    error: RowError
+
+
+Outcome = Union[Generation, Embedding, RowError, InvalidAnswer]  # noqa: UP007 - a runtime value
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ class EngineInfo:
         dimensions: length of its vectors, for embedding.
         chat: whether prompts go through a chat template.
         devices: what it computes on, for people.
+        constrained: whether decoding is held to the output schema; ``None`` without one.
         notes: warnings and choices worth a log line.
     """
 
@@ -111,6 +130,7 @@ class EngineInfo:
     dimensions: int | None = None
     chat: bool = False
     devices: tuple[str, ...] = ()
+    constrained: bool | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
 

@@ -52,6 +52,7 @@ class EchoEngine:
             n_ctx=self._n_ctx,
             dimensions=self._dimensions if settings.task == "embed" else None,
             chat=bool(settings.settings.get("chat")),
+            constrained=False if settings.settings.get("output_schema") else None,
         )
 
     def prepare(self, requests: Sequence[Request]) -> list[Request | RowError]:

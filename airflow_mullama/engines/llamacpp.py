@@ -13,12 +13,14 @@ import secrets
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
+from airflow_mullama.engines.label_confidence import TOP_TOKENS, label_confidence
 from airflow_mullama.engines.llamacpp_http import LocalServer
 from airflow_mullama.engines.llamacpp_prompts import (
     Frame,
@@ -39,10 +41,12 @@ from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
 from airflow_mullama.rows import ErrorType, RowError
+from airflow_mullama.schemas import OutputSchema, llama_cpp_schema
 
 # A text this long is never tokenized to find out that it is too long: 50 MB would take 20 seconds.
 LEAST_REFUSED_BYTES = 1_000_000
 # llama.cpp listens on a socket file only if its name ends so; anything else would be a host's name.
+SECOND_TRY_TEMPERATURE = 0.7
 SOCKET_NAME = "engine.sock"
 
 
@@ -74,6 +78,9 @@ class LlamaCppEngine:
         self._refused_bytes = max(LEAST_REFUSED_BYTES, self._chosen.n_ctx * header.longest_token_bytes)
         self._tokenizer = _load_tokenizer(settings.options.get("tokenizer") or settings.tokenizer)
         self.rows_per_call = self._chosen.rows_per_call
+        recorded = settings.settings.get("output_schema")
+        self._output_schema = OutputSchema.from_json(recorded) if recorded else None
+        self._labels: Mapping[str, Any] | None = settings.settings.get("labels")
         self._completion = self._completion_body() if settings.task == "generate" else {}
         self.info = EngineInfo(
             engine="llamacpp",
@@ -85,6 +92,7 @@ class LlamaCppEngine:
             dimensions=header.embedding_length if settings.task == "embed" else None,
             chat=settings.task == "generate" and self._uses_chat(header),
             devices=devices_words(xllamacpp.get_device_info(), self._chosen.n_gpu_layers),
+            constrained=None if self._output_schema is None else True,
             notes=self._chosen.notes,
         )
 
@@ -127,6 +135,8 @@ class LlamaCppEngine:
             "frequency_penalty": sampling.frequency_penalty,
             "stop": list(sampling.stop),
             "cache_prompt": True,
+            **({"logprobs": TOP_TOKENS} if self._labels else {}),
+            **({} if self._output_schema is None else {"json_schema": llama_cpp_schema(self._output_schema)}),
         }
 
     # -- preparing ---------------------------------------------------------------------------------------------------
@@ -135,7 +145,7 @@ class LlamaCppEngine:
         results: list[Request | RowError] = [self._refuse_by_size(request) or request for request in requests]
         good = [request for request in results if isinstance(request, Request)]
         if good:
-            texts = [self._framed_text(request.text) for request in good]
+            texts = [self._framed_text(self._message(request)) for request in good]
             for request, tokens in zip(good, self._tokenize(texts), strict=True):
                 request.tokens = tokens
         return [self._checked(result) if isinstance(result, Request) else result for result in results]
@@ -153,6 +163,11 @@ class LlamaCppEngine:
     @property
     def _truncates(self) -> bool:
         return self._tokenizer is not None and self._tokenizer.truncation is not None
+
+    def _message(self, request: Request) -> str:
+        if request.problem is None or not self._settings.settings.get("repair_prompt"):
+            return request.text
+        return f"{request.text}\n\nYour last answer was wrong ({request.problem}). Answer again, as asked."
 
     def _framed_text(self, text: str) -> str | list[str]:
         frame = self._frame
@@ -194,16 +209,19 @@ class LlamaCppEngine:
 
     def _generate(self, request: Request) -> Outcome:
         body = dict(self._completion, prompt=request.tokens)
+        if request.problem is not None and not body["temperature"]:
+            body["temperature"] = SECOND_TRY_TEMPERATURE  # the greedy answer is known, and wrong
         if body["temperature"] > 0:
             body["seed"] = self._settings.sampling.row_seed(request.text, request.attempt)
         if self._settings.row_timeout is None:
             answer = self._server.handle_completions(body)
-            return row_error(answer) if "error" in answer else _generation(answer["choices"][0], answer)
+            return row_error(answer) if "error" in answer else self._answered(answer["choices"][0], answer)
         return self._generate_until(body, time.monotonic() + self._settings.row_timeout)
 
     def _generate_until(self, body: dict[str, Any], deadline: float) -> Outcome:
         """Stream the answer, because only between its pieces can it be cancelled."""
         texts: list[str] = []
+        tokens: list[Mapping[str, Any]] = []
         last: dict[str, Any] = {}
         overdue = False
 
@@ -212,7 +230,9 @@ class LlamaCppEngine:
             last = piece
             if "error" in piece:
                 return True
-            texts.extend(choice.get("text") or "" for choice in piece.get("choices", ()))
+            for choice in piece.get("choices", ()):
+                texts.append(choice.get("text") or "")
+                tokens.extend((choice.get("logprobs") or {}).get("content") or ())
             overdue = time.monotonic() > deadline and not piece["choices"][0].get("finish_reason")
             return overdue
 
@@ -224,7 +244,15 @@ class LlamaCppEngine:
             return RowError(
                 ErrorType.TIMEOUT, f"the answer took longer than row_timeout={self._settings.row_timeout:g} s"
             )
-        return _generation({**last["choices"][0], "text": "".join(texts)}, last)
+        return self._answered({**last["choices"][0], "text": "".join(texts), "logprobs": {"content": tokens}}, last)
+
+    def _answered(self, choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Generation:
+        generation = _generation(choice, answer)
+        if self._labels is None:
+            return generation
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
+        confidence = label_confidence(generation.response, self._labels["field"], self._labels["all"], tokens)
+        return replace(generation, confidence=confidence)
 
     def _embed(self, requests: Sequence[Request]) -> list[Outcome]:
         answer = self._server.handle_embeddings(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from airflow_mullama.operators.classify import MullamaClassifyOperator
 from airflow_mullama.operators.embed import MullamaEmbedOperator
 from airflow_mullama.operators.generate import MullamaGenerateOperator
 
-__all__ = ["MullamaEmbedOperator", "MullamaGenerateOperator"]
+__all__ = ["MullamaClassifyOperator", "MullamaEmbedOperator", "MullamaGenerateOperator"]

@@ -23,6 +23,9 @@ class MullamaGenerateOperator(MullamaOperator):
         max_tokens: most tokens of one answer.
         sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``seed``, ``stop`` and penalties, as llama.cpp
             spells them; the default is greedy.
+        output_schema: what an answer must look like, so that it becomes typed columns: a JSON Schema (a dictionary, or
+            the path of a file), a Pydantic model class or a :class:`pyarrow.Schema`.
+        repair_prompt: tell the model what was wrong when it is asked again because of an answer that breaks the schema.
         **kwargs: see :class:`airflow_mullama.operators.base.MullamaOperator`.
     """
 
@@ -35,6 +38,8 @@ class MullamaGenerateOperator(MullamaOperator):
         chat: bool | None = None,
         max_tokens: int = 256,
         sampling: Mapping[str, Any] | None = None,
+        output_schema: Any = None,
+        repair_prompt: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,6 +49,8 @@ class MullamaGenerateOperator(MullamaOperator):
         self.chat = chat
         self.max_tokens = max_tokens
         self.sampling = sampling
+        self.output_schema = output_schema
+        self.repair_prompt = repair_prompt
 
     def job_arguments(self) -> dict[str, Any]:
         return {
@@ -53,6 +60,8 @@ class MullamaGenerateOperator(MullamaOperator):
             "chat": self.chat,
             "max_tokens": self.max_tokens,
             "sampling": self.sampling,
+            "output_schema": self.output_schema,
+            "repair_prompt": self.repair_prompt,
         }
 
     def make_job(self, arguments: Mapping[str, Any]) -> Any:

@@ -231,6 +231,9 @@ def describe_exit(returncode: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def request_batch(rows: pa.Array, attempts: pa.Array, texts: pa.Array) -> pa.RecordBatch:
-    """A batch to :meth:`Worker.send`."""
-    return pa.RecordBatch.from_arrays([rows, attempts, texts], schema=REQUEST_SCHEMA)
+def request_batch(
+    rows: pa.Array, attempts: pa.Array, texts: pa.Array, problems: pa.Array | None = None
+) -> pa.RecordBatch:
+    """A batch to :meth:`Worker.send`; without problems, no row is asked again for an answer that was wrong."""
+    problems = pa.nulls(len(rows), pa.string()) if problems is None else problems
+    return pa.RecordBatch.from_arrays([rows, attempts, texts, problems], schema=REQUEST_SCHEMA)

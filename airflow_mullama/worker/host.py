@@ -109,11 +109,12 @@ class Host:
         while True:
             batch = read_batch(self._arrived.get(), REQUEST_SCHEMA)
             requests = [
-                Request(row, attempt, text)
-                for row, attempt, text in zip(
+                Request(row, attempt, text, problem=problem)
+                for row, attempt, text, problem in zip(
                     batch.column("row").to_pylist(),
                     batch.column("attempt").to_pylist(),
                     batch.column("text").to_pylist(),
+                    batch.column("problem").to_pylist(),
                     strict=True,
                 )
             ]

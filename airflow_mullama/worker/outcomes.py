@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from airflow_mullama.engines.base import Embedding, EngineSettings, Generation, Outcome, Request
+from airflow_mullama.engines.base import Embedding, EngineSettings, Generation, InvalidAnswer, Outcome, Request
 from airflow_mullama.engines.vectors import finish_vectors
 from airflow_mullama.rows import ErrorType, RowError
+from airflow_mullama.schemas import OutputSchema, Violation, parse_answer
 from airflow_mullama.worker.protocol import outcome_schema
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -27,6 +28,8 @@ class OutcomeBatches:
     def __init__(self, settings: EngineSettings, dimensions: int | None) -> None:
         self._task = settings.task
         self._settings = settings.settings
+        recorded = self._settings.get("output_schema")
+        self._output_schema = OutputSchema.from_json(recorded) if recorded else None
         if settings.task == "embed":
             self._stored = int(self._settings["dimensions"] or dimensions or 1)
         self._schema = outcome_schema(settings.task, self._stored if settings.task == "embed" else None)
@@ -38,17 +41,35 @@ class OutcomeBatches:
         return self._generations(finished)
 
     def _generations(self, finished: Sequence[tuple[Request, Outcome]]) -> pa.RecordBatch:
-        outcomes = [check_text(request, outcome) for request, outcome in finished]
-        answers = [outcome if isinstance(outcome, Generation) else None for outcome in outcomes]
+        outcomes = [self._checked(request, outcome) for request, outcome in finished]
+        answers = [_answer(outcome) for outcome in outcomes]
         return pa.RecordBatch.from_arrays(
             [
                 *_common(finished, outcomes, [answer.prompt_tokens if answer else None for answer in answers]),
                 pa.array([answer.response if answer else None for answer in answers], pa.string()),
                 pa.array([answer.finish_reason if answer else None for answer in answers], pa.string()),
                 pa.array([answer.completion_tokens if answer else None for answer in answers], pa.int32()),
+                pa.array([answer.confidence if answer else None for answer in answers], pa.float64()),
             ],
             schema=self._schema,
         )
+
+    def _checked(self, request: Request, outcome: Outcome) -> Outcome:
+        outcome = check_text(request, outcome)
+        if self._output_schema is None or not isinstance(outcome, Generation):
+            return outcome
+        violation = parse_answer(outcome.response, self._output_schema)
+        if not isinstance(violation, Violation):
+            return outcome
+        error = violation.row_error
+        if outcome.finish_reason == "length":
+            limit = int(self._settings["max_tokens"])
+            error = replace(
+                error,
+                message=f"{error.message}; the answer was cut after {outcome.completion_tokens} tokens: raise "
+                f"max_tokens (now {limit}; twice as much is a start) and n_ctx if that is the limit",
+            )
+        return InvalidAnswer(outcome, error)
 
     def _embeddings(self, finished: Sequence[tuple[Request, Outcome]]) -> pa.RecordBatch:
         vectors = np.zeros((len(finished), self._stored), np.float32)
@@ -76,13 +97,22 @@ class OutcomeBatches:
 def _common(
     finished: Sequence[tuple[Request, Outcome]], outcomes: Sequence[Outcome], prompt_tokens: list[int | None]
 ) -> list[pa.Array]:
-    errors = [outcome if isinstance(outcome, RowError) else None for outcome in outcomes]
+    errors = [
+        outcome.error if isinstance(outcome, InvalidAnswer) else outcome if isinstance(outcome, RowError) else None
+        for outcome in outcomes
+    ]
     return [
         pa.array([request.row for request, _ in finished], pa.int64()),
         pa.array([error.error_type.value if error else None for error in errors], pa.string()),
         pa.array([error.message if error else None for error in errors], pa.string()),
         pa.array(prompt_tokens, pa.int32()),
     ]
+
+
+def _answer(outcome: Outcome) -> Generation | None:
+    if isinstance(outcome, InvalidAnswer):
+        return outcome.answer
+    return outcome if isinstance(outcome, Generation) else None
 
 
 def check_text(request: Request, outcome: Outcome) -> Outcome:

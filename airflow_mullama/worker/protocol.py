@@ -36,7 +36,9 @@ class Frame(IntEnum):
     """worker → parent, last: JSON ``{"rows": [...]}``: rows past their timeout that would not end."""
 
 
-REQUEST_SCHEMA = pa.schema([("row", pa.int64()), ("attempt", pa.int32()), ("text", pa.large_string())])
+REQUEST_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("attempt", pa.int32()), ("text", pa.large_string()), ("problem", pa.string())]
+)
 
 
 def outcome_schema(task: str, dimensions: int | None) -> pa.Schema:
@@ -45,7 +47,13 @@ def outcome_schema(task: str, dimensions: int | None) -> pa.Schema:
     if task == "embed":
         return pa.schema([*common, ("embedding", pa.list_(pa.float32(), dimensions or 1))])
     return pa.schema(
-        [*common, ("response", pa.string()), ("finish_reason", pa.string()), ("completion_tokens", pa.int32())]
+        [
+            *common,
+            ("response", pa.string()),
+            ("finish_reason", pa.string()),
+            ("completion_tokens", pa.int32()),
+            ("confidence", pa.float64()),
+        ]
     )
 
 
