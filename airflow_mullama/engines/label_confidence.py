@@ -17,8 +17,9 @@ def label_confidence(
 ) -> float | None:
     """The probability of the chosen label among all labels, 0 to 1.
 
-    At each token of the label, the chosen token's probability is set against that of every token with which some label
-    could have gone on from there. What the model would rather have written, had it been free, does not count.
+    At each token of the label, the probability of the tokens with which the chosen label could have gone on is set
+    against that of the tokens with which any label could have. What the model would rather have written, had it been
+    free, does not count.
 
     Args:
         response: the JSON answer, such as ``{"label":"billing"}``.
@@ -35,26 +36,26 @@ def label_confidence(
         return None
     start, end = match.start(1), match.end()  # with the closing quote: it tells a label from one that goes on
     written = [json.dumps(label, ensure_ascii=False)[1:] for label in labels]
+    chosen = response[start:end]
     confidence, at = 1.0, 0
     for token in tokens:
         begin, at = at, at + len(token["token"])
         if at <= start or begin >= end:
             continue
-        before = response[start : max(start, begin)]
-        lead = response[begin:start]  # of a token that begins before the label, such as `:"b`
-        chosen = math.exp(token["logprob"])
-        others = sum(
-            math.exp(other["logprob"])
-            for other in token.get("top_logprobs") or ()
-            if other["token"] != token["token"] and _goes_on(before, lead, other["token"], written)
-        )
-        confidence *= chosen / (chosen + others) if chosen > 0 else 0.0
+        before, lead = response[start : max(start, begin)], response[begin:start]
+        likely = {other["token"]: other["logprob"] for other in token.get("top_logprobs") or ()}
+        likely[token["token"]] = token["logprob"]
+        of_chosen = of_any = 0.0
+        for text, logprob in likely.items():
+            if text.startswith(lead):
+                so_far = before + text[len(lead) :]
+                probability = math.exp(logprob)
+                of_any += probability * any(_goes_on(so_far, label, before) for label in written)
+                of_chosen += probability * _goes_on(so_far, chosen, before)
+        confidence *= of_chosen / of_any if of_any > 0 else 0.0
     return confidence if at >= end else None
 
 
-def _goes_on(before: str, lead: str, token: str, written: Sequence[str]) -> bool:
-    """Whether some label can be written by going on with a token."""
-    if not token.startswith(lead) or token == lead:
-        return False
-    text = before + token[len(lead) :]
-    return any(label.startswith(text) or text.startswith(label) for label in written)
+def _goes_on(so_far: str, label: str, before: str) -> bool:
+    """Whether a label, with its closing quote, is being written and a token brought it further."""
+    return len(so_far) > len(before) and (label.startswith(so_far) or so_far.startswith(label))

@@ -1,4 +1,4 @@
-"""``python -m airflow_mullama.worker``: hosts one engine until its standard input closes."""
+"""``python -m airflow_mullama.worker SCRATCH``: hosts one engine until its standard input closes."""
 
 from __future__ import annotations
 

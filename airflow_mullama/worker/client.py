@@ -90,7 +90,7 @@ class Worker:
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_mullama.worker"],
+            [sys.executable, "-m", "airflow_mullama.worker", self._scratch],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

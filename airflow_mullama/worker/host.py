@@ -82,8 +82,6 @@ class Host:
         while (frame := read_frame(self._incoming)) is not None:
             if frame[0] is Frame.REQUESTS:
                 self._arrived.put(frame[1])
-        if settings.scratch:  # the parent removes it too, unless it was killed
-            shutil.rmtree(settings.scratch, ignore_errors=True)
 
     def _start(self, engine_name: str, settings: EngineSettings) -> None:
         try:
@@ -193,6 +191,8 @@ def main() -> None:
     os.dup2(2, 1)
     try:
         Host(incoming, outgoing).serve()
+        for scratch in sys.argv[1:]:  # the parent removes it too, unless it was killed
+            shutil.rmtree(scratch, ignore_errors=True)
     except BrokenPipeError:
         pass
     except BaseException:  # noqa: BLE001 - the interpreter must not be torn down around the engine

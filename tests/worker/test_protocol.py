@@ -34,9 +34,9 @@ def test_frames_come_back_as_they_went(frames: list[tuple[Frame, bytes]]) -> Non
     assert read_frame(stream) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**60), st.integers(1, 100), texts)))
-def test_requests_come_back_as_they_went(rows: list[tuple[int, int, str]]) -> None:
-    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+@given(st.lists(st.tuples(st.integers(0, 2**60), st.integers(1, 100), texts, st.none() | texts)))
+def test_requests_come_back_as_they_went(rows: list[tuple[int, int, str, str | None]]) -> None:
+    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
     batch = pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, REQUEST_SCHEMA, strict=True)],
         schema=REQUEST_SCHEMA,
