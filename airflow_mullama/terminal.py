@@ -21,7 +21,7 @@ class TerminalListener:
         self._console = console
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -40,7 +40,7 @@ class TerminalListener:
 
     def announce(self, message: str) -> None:
         """A step, as a line above the bars."""
-        self._progress.console.print(message, style="dim", highlight=False, soft_wrap=True)
+        self._progress.console.print(message, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, snapshot: Snapshot) -> None:
         """The throttled numbers, for output that is no terminal."""

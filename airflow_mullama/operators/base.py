@@ -120,8 +120,8 @@ class MullamaOperator(BaseOperator):
         from airflow_mullama.runner import run_job
 
         self._stop = threading.Event()
-        context["partition"] = self._partition_name()
         try:
+            context["partition"] = self._partition_name()
             job = self.make_job({**self._common_arguments(), **self.job_arguments()})
             manifest = run_job(
                 job,
@@ -135,7 +135,7 @@ class MullamaOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         except ErrorBudgetExceededError as error:
             if error.manifest is not None:
-                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())  # type: ignore[attr-defined]
+                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())
             raise
         return manifest.to_json()
 
@@ -166,6 +166,8 @@ class MullamaOperator(BaseOperator):
 
     def _partition_name(self) -> str:
         """What a mapped task is called in the UI: ``map_index_template="{{ partition }}"``."""
-        paths = [self.input_path] if isinstance(self.input_path, (str, os.PathLike)) else list(self.input_path)
+        paths = [self.input_path] if isinstance(self.input_path, (str, os.PathLike)) else list(self.input_path or ())
+        if not paths:
+            raise ConfigurationError("input_path is empty; give a path or URL, or a list of at least one.")
         names = [os.fspath(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
         return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})"

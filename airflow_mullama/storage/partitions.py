@@ -207,12 +207,18 @@ def _output_of(source: Location, name: str, segments: Sequence[str], output: Loc
 
 def _refuse_collisions(partitions: Sequence[Partition]) -> None:
     inputs = {file.path: file for partition in partitions for file in partition.files}
+    directories = {partition.input.path for partition in partitions if partition.files != (partition.input,)}
     seen: dict[str, Partition] = {}
     for partition in partitions:
         path = partition.output.path
         if path in inputs:
             raise ConfigurationError(
                 f"The output {partition.output.url!r} would overwrite an input; give another output_path."
+            )
+        if partition.output.parent.path in directories:
+            raise ConfigurationError(
+                f"The output {partition.output.url!r} would lie among the input files of its directory, and the next "
+                "run would take it for one; give another output_path."
             )
         if path in seen:
             raise ConfigurationError(
