@@ -266,8 +266,8 @@ class RequestWindow:
         self._hangs += len(final)
         if self._hangs >= HANGS_IN_A_ROW:
             raise EngineFailedError(
-                f"The engine {self._session.engine!r} hangs: {self._hangs} rows, one after the other, were not finished "
-                "within row_timeout and none was in between; no further row is spent on it."
+                f"The engine {self._session.engine!r} hangs: {self._hangs} rows, one after the other, were not "
+                "finished within row_timeout and none was in between; no further row is spent on it."
             )
         return self._final_errors(final, ErrorType.TIMEOUT, "the engine did not finish within row_timeout")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.models.resolve import locate_model
 
 pytestmark = pytest.mark.integration
@@ -65,7 +67,7 @@ def check(paths: list[Path]) -> None:
 
 
 def test_the_readme_has_examples() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert len(COMMANDS) == 3
 
 
@@ -104,3 +106,16 @@ def test_command(command: str, data: Path) -> None:
         assert "answers" in done.stdout
     else:
         check(outputs(data))
+
+
+def test_the_readme_shows_a_manifest_as_it_is() -> None:
+    (block,) = re.findall(r"^```json\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    shown = json.loads(block)
+    manifest = PartitionManifest.from_json(shown).to_json()
+    assert manifest.keys() == shown.keys()
+    # Rates are of seconds with more digits than are shown.
+    rates = ("rows_per_second", "tokens_per_second")
+    assert {name: manifest[name] for name in rates} == pytest.approx({name: shown[name] for name in rates}, rel=1e-3)
+    assert {name: value for name, value in manifest.items() if name not in rates} == {
+        name: value for name, value in shown.items() if name not in rates
+    }
