@@ -13,6 +13,28 @@ from airflow_mullama.operators import MullamaGenerateOperator
 # A directory, or an object store's URL such as s3://bucket/lake.
 LAKE = os.environ.get("AIRFLOW_MULLAMA_LAKE", "/data/lake")
 
+# What an answer must look like: decoding is held to it, and it becomes typed columns of the output.
+TAGS = {
+    "type": "object",
+    "properties": {
+        "category": {
+            "enum": [
+                "billing",
+                "shipping",
+                "account_access",
+                "technical",
+                "refund",
+                "cancellation",
+                "feature_request",
+                "other",
+            ]
+        },
+        "sentiment": {"enum": ["positive", "neutral", "negative"]},
+        "urgency": {"enum": ["low", "normal", "high"]},
+    },
+    "required": ["category", "sentiment", "urgency"],
+}
+
 
 @dag(
     schedule=None,
@@ -40,6 +62,7 @@ def tag_tickets() -> None:
         model="demo:ticket-tagger",  # or /models/qwen3-8b-q4_k_m.gguf, or hf://owner/repo/file.gguf
         max_tokens=48,
         sampling={"temperature": 0.0},
+        output_schema=TAGS,
     ).expand_kwargs(partitions())
 
     # A teardown runs even if a partition failed, and does not turn the run green when one did.

@@ -83,6 +83,14 @@ def show_samples(console: Console, result: RunResult) -> None:
     console.print(grid)
 
 
+def show_categories(console: Console, result: RunResult) -> None:
+    """Show how many tickets have each category: a count over a typed column, as any reader of Parquet can make it."""
+    counts = pc.value_counts(_read(result, ["category"])["category"].cast(pa.string())).to_pylist()
+    ordered = sorted((item for item in counts if item["values"] is not None), key=lambda item: -item["counts"])
+    line = ", ".join(f"{item['values']} {item['counts']:,}" for item in ordered)
+    console.print(f"Tickets by category: {line}", highlight=False, markup=False)
+
+
 def show_neighbours(console: Console, result: RunResult) -> None:
     """Show two tickets with those that mean most nearly the same."""
     table = _read(result, ["text", "embedding", "status"])

@@ -20,7 +20,7 @@ from airflow_mullama.demo.airflow_client import AirflowClient, TaskInstance, run
 from airflow_mullama.demo.airflow_server import DEFAULT_PORT, AirflowServer, AirflowServerError, free_port, is_free
 from airflow_mullama.demo.lake import DEFAULT_ROWS, LakeError, LakeSummary, write_lake
 from airflow_mullama.demo.minilm import DemoModelUnavailableError, ensure_minilm
-from airflow_mullama.demo.report import RunResult, show_figures, show_neighbours, show_samples
+from airflow_mullama.demo.report import RunResult, show_categories, show_figures, show_neighbours, show_samples
 from airflow_mullama.demo.stopping import Stopped, signals_stop
 from airflow_mullama.demo.task_logs import LogLine, RunLogs
 from airflow_mullama.paths import cache_directory
@@ -292,6 +292,7 @@ class Demo:
         by_task = {result.task: result for result in results}
         console.print(Text("What the model made of some tickets (category · sentiment · urgency)", "bold"))
         show_samples(console, by_task["generate"])
+        show_categories(console, by_task["generate"])
         if "embed" in by_task:
             console.print(Text("Tickets that mean nearly the same, by their embeddings", "bold"))
             show_neighbours(console, by_task["embed"])

@@ -160,7 +160,7 @@ def test_a_failed_partition_fails_the_run_and_is_counted(
     for task in dag.tasks:
         arguments = getattr(task, "partial_kwargs", None)
         if arguments is not None:
-            arguments.update(model="echo", sampling=None, retries=0)
+            arguments.update(model="echo", sampling=None, output_schema=None, retries=0)
     run = run_dag(dag, outputs(TAG, lake))
     assert run.state == "failed"
     states = {(one.task_id, one.map_index): one.state for one in run.get_task_instances()}
