@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 HEADER = struct.Struct("<IB")
-MAX_PAYLOAD = 2**32 - 1
 
 
 class Frame(IntEnum):
