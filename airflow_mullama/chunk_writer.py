@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mullama.errors import AccountingError
+from airflow_mullama.errors import AccountingError, OutputNotWritableError
 from airflow_mullama.request_reader import ThreadFailed
 from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, ResultColumns, Status
 from airflow_mullama.schemas import OutputSchema, Violation, parse_answer, typed_columns
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.stage import Chunk, Stage
+
+WAIT_SECONDS = 0.25
+RESCUE_SECONDS = 3.0
 
 _ERROR_TYPES = pa.array(list(STATUS_OF_ERROR_TYPE))
 _STATUSES = pa.array(list(STATUS_OF_ERROR_TYPE.values()))
@@ -128,6 +133,7 @@ class ChunkCollector:
         schema: of a chunk.
         chunk_rows: rows of every chunk but the last.
         events: where :class:`airflow_mullama.request_reader.ThreadFailed` goes if a write fails.
+        raise_if_stopped: called while a slow disk is waited for; raises if the job should end.
     """
 
     def __init__(
@@ -136,11 +142,13 @@ class ChunkCollector:
         schema: pa.Schema,
         chunk_rows: int,
         events: queue.SimpleQueue[Any],
+        raise_if_stopped: Callable[[], None],
     ) -> None:
         self._stage = stage
         self.schema = schema
         self._chunk_rows = chunk_rows
         self._events = events
+        self._raise_if_stopped = raise_if_stopped
         self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
         # One chunk being written and one waiting: what a crash costs stays small, and a slow disk slows the reading.
@@ -170,8 +178,17 @@ class ChunkCollector:
             opened.parts.append(part)
             opened.rows += part.num_rows
             if opened.rows >= opened.chunk.rows:
+                self._hand_over(opened)
                 del self._open[int(number)]
-                self._to_write.put(opened)
+
+    def _hand_over(self, opened: _OpenChunk | None) -> None:
+        while True:
+            try:
+                self._to_write.put(opened, timeout=WAIT_SECONDS)
+            except queue.Full:
+                self._raise_if_stopped()
+            else:
+                return
 
     def finish(self) -> None:
         """Wait until every full chunk is durable.
@@ -183,20 +200,33 @@ class ChunkCollector:
         if self._open:
             missing = sum(opened.chunk.rows - opened.rows for opened in self._open.values())
             raise AccountingError(f"{missing} rows have no outcome though no work is left; nothing was published.")
-        self._to_write.put(None)
-        self._thread.join()
+        self._hand_over(None)
+        while self._thread.is_alive():
+            self._thread.join(WAIT_SECONDS)
+            self._raise_if_stopped()
         if self._failure is not None:
             raise self._failure
 
-    def rescue(self) -> None:
-        """Make what is finished durable before giving up: full chunks, then the finished rows of open ones."""
-        self._to_write.put(None)
-        self._thread.join()
-        if self._failure is None:
+    def rescue(self) -> BaseException | None:
+        """Make what is finished durable before giving up: full chunks, then the finished rows of open ones.
+
+        Returns:
+            What kept it from that; ``None`` if all is durable. It never raises, and ends before Airflow's patience
+            does (5 s from SIGTERM to SIGKILL).
+        """
+        end = time.monotonic() + RESCUE_SECONDS
+        try:
+            with contextlib.suppress(queue.Full):
+                self._to_write.put(None, timeout=RESCUE_SECONDS)
+            self._thread.join(max(0.0, end - time.monotonic()))
+            if self._thread.is_alive():
+                return OutputNotWritableError("The stage takes too long to be written.")
             for opened in self._open.values():
-                if opened.rows:
+                if self._failure is None and opened.rows:
                     self._stage.write(opened.chunk, opened.table(self.schema))
-        self._open.clear()
+        except Exception as error:  # noqa: BLE001 - the error that ends the run is the one to show
+            return error
+        return self._failure
 
     def _write_forever(self) -> None:
         while (opened := self._to_write.get()) is not None:

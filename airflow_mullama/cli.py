@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +22,16 @@ EXIT_USAGE = 2
 EXIT_ERROR_BUDGET = 3
 EXIT_STOPPED = 130
 
-SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+SAMPLING_OPTIONS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,10 +98,15 @@ def build_parser() -> argparse.ArgumentParser:
     embed.set_defaults(run=_embed)
 
     demo = commands.add_parser("demo", help="run the whole pipeline in Airflow on small real models")
-    demo.add_argument("--directory", type=Path, metavar="DIR", help="where lake, outputs and Airflow's files lie")
-    demo.add_argument("--rows", type=int, metavar="N", help="tickets in the lake")
+    demo.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        help="where lake, outputs and Airflow's files lie (.demo, or the cache)",
+    )
+    demo.add_argument("--rows", type=_whole(140, 10_000_000), metavar="N", help="tickets in the lake (3000)")
     demo.add_argument("--ui", action="store_true", help="open the demo's Airflow UI and keep it running")
-    demo.add_argument("--port", type=int, metavar="PORT", help="of the UI")
+    demo.add_argument("--port", type=_whole(1, 65_535), metavar="PORT", help="of the UI (8080, or a free one)")
     demo.set_defaults(run=_demo)
 
     doctor = commands.add_parser("doctor", help="say what is installed and whether a model loads and answers")
@@ -101,6 +115,19 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return number
+
+    return parse
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -113,10 +140,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--require-gpu", action="store_true", help="fail if the engine sees no GPU")
     parser.add_argument("--max-retries", type=int, default=2, metavar="N", help="further tries of a failed row (2)")
-    parser.add_argument("--row-timeout", type=float, metavar="SECONDS", help="most seconds for one row")
+    parser.add_argument("--row-timeout", type=float, metavar="SECONDS", help="most seconds for one row (no limit)")
     parser.add_argument("--max-error-ratio", type=float, default=0.1, metavar="X", help="share that may fail (0.1)")
     parser.add_argument("--chunk-rows", type=int, default=1000, metavar="N", help="rows made durable together (1000)")
-    parser.add_argument("--if-exists", choices=("resume", "overwrite", "error"), default="resume")
+    parser.add_argument(
+        "--if-exists",
+        choices=("resume", "overwrite", "error"),
+        default="resume",
+        help="what to do about an output that is there: go on and repair (resume), compute it anew, or fail",
+    )
     parser.add_argument("--output-prefix", default="", metavar="TEXT", help="put before each added column's name")
     parser.add_argument("--json", action="store_true", help="print the whole manifest on standard output")
 
@@ -186,23 +218,38 @@ def _run(job: Any, parsed: argparse.Namespace, console: Console) -> int:
     stop = threading.Event()
     _stop_on_signals(stop, console)
     inputs = parsed.input[0] if len(parsed.input) == 1 else parsed.input
-    with TerminalListener(console) as listener:
-        manifest = run_job(job, inputs, parsed.output, listeners=[listener], stop=stop)
-    if parsed.json:
-        Console().print_json(json.dumps(manifest.to_json()))
-    for line in summary_lines(manifest.to_json()):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    try:
+        with TerminalListener(console) as listener:
+            manifest = run_job(job, inputs, parsed.output, listeners=[listener], stop=stop).to_json()
+    except ErrorBudgetExceededError as error:
+        if error.manifest is not None:
+            _show_manifest(error.manifest.to_json(), parsed, console)
+        raise
+    _show_manifest(manifest, parsed, console)
     return 0
+
+
+def _show_manifest(manifest: dict[str, Any], parsed: argparse.Namespace, console: Console) -> None:
+    if parsed.json:
+        Console().print_json(json.dumps(manifest))
+    for line in summary_lines(manifest):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _stop_on_signals(stop: threading.Event, console: Console) -> None:
     """The first Ctrl-C (or SIGTERM) ends the job with what is finished kept; a second one ends it at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        # Nothing else may happen here: the interrupted code may be in the middle of a line of output.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         stop.set()
-        signal.signal(number, signal.SIG_DFL)
+
+    def say_so() -> None:
+        stop.wait()
         console.print("stopping: what is finished is kept (again to stop at once)", style="dim")
 
+    threading.Thread(target=say_so, daemon=True, name="mullama-stopping").start()
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
 
@@ -217,10 +264,12 @@ def summary_lines(manifest: dict[str, Any]) -> list[str]:
     if manifest["skipped"]:
         lines.append("nothing was done: the output is up to date")
     else:
-        lines.append(
-            f"{manifest['rows_per_second']:.1f} rows/s, {manifest['tokens_per_second']:.0f} tokens/s, "
-            f"{manifest['seconds']['total']:.1f} s in all; {manifest['resumed_rows']} rows were already done"
-        )
+        spared = manifest["resumed_rows"] + manifest["reused_rows"]
+        kept = f"; {spared} rows were already done" if spared else ""
+        rates = ""
+        if manifest["computed_rows"]:
+            rates = f"{manifest['rows_per_second']:.1f} rows/s, {manifest['tokens_per_second']:.0f} tokens/s, "
+        lines.append(f"{rates}{manifest['seconds']['total']:.1f} s in all{kept}")
     lines.append(f"output: {manifest['output_path']}")
     return lines
 

@@ -22,7 +22,7 @@ from airflow_mullama.jobs import EmbedJob, GenerateJob, Job
 from airflow_mullama.paths import cache_directory
 from airflow_mullama.runner import prepare_model, run_partition
 
-PACKAGES = ("airflow-mullama", "apache-airflow", "pyarrow", "numpy", "xllamacpp", "mullama", "huggingface-hub")
+PACKAGES = ("airflow-mullama", "apache-airflow", "pyarrow", "numpy", "xllamacpp", "tokenizers", "huggingface-hub")
 # In a process of its own: looking for GPUs loads drivers, which may fail in ways that end the process.
 DEVICES_PROGRAM = """
 import json, xllamacpp

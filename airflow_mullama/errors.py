@@ -6,6 +6,8 @@ task. Each message says what was found, why it cannot go on, and what to change.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MullamaError(Exception):
     """Base of everything this package raises on purpose."""
@@ -44,6 +46,10 @@ class ColumnClashError(MullamaError):
 
 class OutputExistsError(MullamaError, FileExistsError):
     """The output is there and the job says ``if_exists="error"``."""
+
+
+class StorageUnavailableError(MullamaError, OSError):
+    """A filesystem or store does not answer, or refuses to say what is there. It may later."""
 
 
 class OutputNotWritableError(MullamaError):
@@ -102,7 +108,7 @@ class ErrorBudgetExceededError(MullamaError):
         manifest: the :class:`airflow_mullama.manifest.PartitionManifest` of what was written.
     """
 
-    def __init__(self, message: str, manifest: object = None) -> None:
+    def __init__(self, message: str, manifest: Any = None) -> None:
         super().__init__(message)
         self.manifest = manifest
 

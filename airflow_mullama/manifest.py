@@ -139,6 +139,8 @@ class PartitionManifest:
 def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest:
     """One account of several partitions, with theirs inside. Needs at least one."""
     first = manifests[0]
+    # An output that was up to date carries the times of the run that made it.
+    worked = [one for one in manifests if not one.skipped] or manifests
     times = [asdict(one.seconds) for one in manifests]
     same_skip = {one.skipped for one in manifests}
     return replace(
@@ -159,14 +161,16 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
         seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
         bytes_in=sum(one.bytes_in for one in manifests),
         bytes_out=sum(one.bytes_out for one in manifests),
-        started_at=min(one.started_at for one in manifests),
-        ended_at=max(one.ended_at for one in manifests),
+        started_at=min(one.started_at for one in worked),
+        ended_at=max(one.ended_at for one in worked),
         skipped=first.skipped if len(same_skip) == 1 else None,
         partitions=tuple(manifests),
     )
 
 
-def summarize_manifests(manifests: Iterable[Mapping[str, Any] | None]) -> dict[str, Any]:
+def summarize_manifests(
+    manifests: Mapping[str, Any] | Iterable[Mapping[str, Any] | None],
+) -> dict[str, Any]:
     """Add up what tasks returned: the reduce step after mapped tasks.
 
     Args:
@@ -176,6 +180,8 @@ def summarize_manifests(manifests: Iterable[Mapping[str, Any] | None]) -> dict[s
         One manifest without its partitions, with ``partition_count`` and ``missing_count`` (tasks without a manifest);
         with no manifest at all, only those two.
     """
+    if isinstance(manifests, Mapping):  # of a task that was not mapped
+        manifests = [manifests]
     found: list[PartitionManifest] = []
     missing = 0
     for value in manifests:

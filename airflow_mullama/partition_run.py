@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from airflow_mullama.chunk_writer import ChunkCollector, chunk_schema, contract_batch, count_outcomes
+from airflow_mullama.background import run_in_background
+from airflow_mullama.chunk_writer import chunk_schema
 from airflow_mullama.errors import (
     AccountingError,
     InputChangedError,
@@ -21,12 +16,12 @@ from airflow_mullama.errors import (
     OutputExistsError,
     StageVanishedError,
 )
+from airflow_mullama.inference import Inference
 from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, Seconds, utc_now
 from airflow_mullama.models.resolve import Model
 from airflow_mullama.progress import Progress, ProgressListener
-from airflow_mullama.request_reader import InputEnded, Piece, RequestReader, ThreadFailed
-from airflow_mullama.rows import ErrorType, RowError, refuse_column_clash
+from airflow_mullama.rows import refuse_column_clash
 from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.parquet_input import open_input
@@ -39,16 +34,12 @@ from airflow_mullama.storage.parquet_output import (
 )
 from airflow_mullama.storage.partitions import Partition
 from airflow_mullama.storage.stage import Stage, plan_chunks
-from airflow_mullama.window import RequestWindow, error_batch
-from airflow_mullama.worker.client import Started
 from airflow_mullama.worker.session import EngineSession
 
 log = logging.getLogger(__name__)
 
-# How long the loop sleeps at most: the longest it takes to see that it should stop.
-POLL_SECONDS = 0.25
-SAMPLE_MESSAGES = 3
 PUBLISH_TRIES = 3
+EXAMINED_FOR_SECONDS = 5.0
 
 
 class PartitionRun:
@@ -77,22 +68,25 @@ class PartitionRun:
         self._partition = partition
         self._model = model
         self._should_stop = should_stop
+        self._listeners = listeners
+        self._examine()
+
+    def _examine(self) -> None:
+        """Look at input and output as they are now, and check what can be checked."""
+        job, model, partition = self._job, self._model, self._partition
+        self._examined = time.monotonic()
         self._source = open_input(partition.files)
         job.template.require_columns(self._source.schema.names)
         refuse_column_clash(self._source.schema.names, job.added_column_names, job.output_prefix)
         dimensions = job.engine_spec.vector_length(job.engine_options, model.header)
         self._columns = job.result_columns(dimensions)
-        self._request_fingerprint = job.request_fingerprint(model_sha256=model.sha256)
-        self._fingerprint = job.fingerprint(input_identity=self._source.identity, model_sha256=model.sha256)
+        self._request_fingerprint = job.request_fingerprint(model_sha256=model.identity)
+        self._fingerprint = job.fingerprint(input_identity=self._source.identity, model_sha256=model.identity)
         self._published = self._look_at_output()
-        self._progress = Progress(self._source.rows, partition.input.url, listeners)
+        self._progress = Progress(self._source.rows, partition.input.url, self._listeners)
         self._chunks = plan_chunks(self._source.rows, job.chunk_rows)
         self._stage = Stage(partition.output, self._fingerprint, chunk_schema(self._columns))
-        self._seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
-        self._samples: dict[tuple[str, str], int] = {}
-        self._engine_version: str | None = None
-        self._constrained: bool | None = None
-        self._resumed = 0
+        self._inference: Inference | None = None
         self._kept = self._reused = self._repaired = 0
 
     def _look_at_output(self) -> PublishedOutput | None:
@@ -122,6 +116,8 @@ class PartitionRun:
         Raises:
             MullamaError: nothing is published; finished rows stay staged for the next attempt.
         """
+        if time.monotonic() - self._examined > EXAMINED_FOR_SECONDS:
+            self._examine()  # other partitions came first, and much may have changed meanwhile
         self._started_at, self._started = utc_now(), time.monotonic()
         published = self._published
         if published is not None and self._is_up_to_date(published):
@@ -137,7 +133,7 @@ class PartitionRun:
                 "earlier attempt"
             )
         if published is not None:
-            self._seed(published)
+            run_in_background(partial(self._seed, published), self._raise_if_stopped, "mullama-seed")
         for _ in range(PUBLISH_TRIES - 1):
             try:
                 return self._infer_and_publish(session)
@@ -155,219 +151,81 @@ class PartitionRun:
 
     def _infer_and_publish(self, session: EngineSession) -> PartitionManifest:
         self._progress.restart()
-        self._resumed = 0
-        self._infer(session)
+        self._inference = None
+        try:
+            if self._chunks:
+                self._inference = Inference(
+                    job=self._job,
+                    model_name=self._model.name,
+                    source=self._source,
+                    chunks=self._chunks,
+                    stage=self._stage,
+                    columns=self._columns,
+                    session=session,
+                    progress=self._progress,
+                    raise_if_stopped=self._raise_if_stopped,
+                )
+                self._inference.run()
+        finally:
+            self._progress.finish()
         manifest = self._publish()
         reached("published")
         self._stage.remove()
-        self._report_samples()
+        for (error_type, message), row in (self._inference.samples if self._inference else {}).items():
+            log.warning("row %d of %s: %s: %s", row, self._partition.input, error_type, message)
         return manifest
 
-    def _seed(self, published: PublishedOutput) -> None:
+    def _seed(self, published: PublishedOutput, check_stopped: Callable[[], None]) -> None:
         """Stage what the published output already knows."""
         manifest, output, prefix = published.manifest, self._partition.output, self._job.output_prefix
         if manifest.fingerprint == self._fingerprint:
             self._repaired = manifest.retryable_rows
             self._progress.announce(f"{output}: {self._repaired} of {manifest.rows} rows failed and are tried again")
-            self._kept = stage_good_rows(self._stage, self._chunks, published, self._columns, prefix)
+            self._kept = stage_good_rows(self._stage, self._chunks, published, self._columns, prefix, check_stopped)
         elif manifest.request_fingerprint == self._request_fingerprint:
+            self._progress.announce(f"{output}: the input changed; looking for rows whose request did not")
             self._reused = stage_reused_rows(
-                self._stage, self._chunks, published, self._source, self._job.template, self._columns, prefix
+                self._stage,
+                self._chunks,
+                published,
+                self._source,
+                self._job.template,
+                self._columns,
+                prefix,
+                check_stopped,
             )
             self._progress.announce(
-                f"{output}: the input changed; {self._reused} of {self._source.rows} rows have the same request as "
-                "before and keep their outcome"
+                f"{output}: {self._reused} of {self._source.rows} rows have the same request as before and keep their "
+                "outcome"
             )
-
-    def _infer(self, session: EngineSession) -> None:
-        """Get an outcome for every row and make it durable."""
-        if not self._chunks:
-            return
-        events = session.begin_run()
-        collector = ChunkCollector(self._stage, chunk_schema(self._columns), self._job.chunk_rows, events)
-        reader = RequestReader(self._source, self._job.template, self._chunks, self._stage, events)
-        window = RequestWindow(session, self._job.task, self._job.max_retries)
-        if session.info is not None:  # loaded for an earlier partition
-            self._engine_version, self._constrained = session.info.version, session.info.constrained
-            self._progress.engine_ready()
-        reader.start()
-        try:
-            self._loop(session, collector, reader, window)
-            reader.stop()
-            self._timed("writing", collector.finish)
-        except BaseException:
-            reader.stop()
-            self._rescue(collector)
-            raise
-        self._progress.finish()
-
-    def _loop(
-        self, session: EngineSession, collector: ChunkCollector, reader: RequestReader, window: RequestWindow
-    ) -> None:
-        waiting: list[Piece] = []
-        reading = True
-        self._accounted, self._doing = time.monotonic(), "waiting_for_input"
-        while reading or waiting or not window.idle:
-            self._raise_if_stopped()
-            while waiting and window.wants_rows:
-                self._take(waiting.pop(0), collector, window)
-                reader.taken()
-            if window.send():
-                self._announce_load(session)
-            self._account_for_time(session, window)
-            event = self._next_event(session, window, has_work=bool(waiting) and window.wants_rows)
-            if event is None:
-                pass
-            elif isinstance(event, Piece):
-                waiting.append(event)
-            elif isinstance(event, InputEnded):
-                reading = False
-            elif isinstance(event, ThreadFailed):
-                raise event.error
-            else:
-                outcomes = window.handle(event)
-                if isinstance(event, Started):
-                    self._engine_started(session)
-                if outcomes is not None:
-                    reached("result")
-                    self._record(outcomes, collector, computed=True)
-            self._account_for_time(session, window)
-            self._progress.tell_if_due()
-
-    def _next_event(self, session: EngineSession, window: RequestWindow, *, has_work: bool) -> Any:
-        timeout = POLL_SECONDS
-        if has_work:
-            timeout = 0.0
-        elif (retry_in := window.seconds_to_next_retry()) is not None:
-            timeout = min(timeout, max(0.001, retry_in))
-        reached("wait")
-        try:
-            return session.events.get(timeout=timeout) if timeout else session.events.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _account_for_time(self, session: EngineSession, window: RequestWindow) -> None:
-        """Add the time since the last call to what the engine did meanwhile: compute, load, or wait for rows."""
-        now = time.monotonic()
-        self._seconds[self._doing] += now - self._accounted
-        self._accounted = now
-        if window.busy:
-            self._doing = "engine"
-        else:
-            self._doing = "model_load" if session.worker is not None and not session.ready else "waiting_for_input"
-
-    def _take(self, piece: Piece, collector: ChunkCollector, window: RequestWindow) -> None:
-        collector.begin(piece.chunk, piece.staged)
-        if piece.staged is not None and piece.staged.num_rows:
-            self._progress.count(**vars(count_outcomes(piece.staged)), computed=False)
-            self._resumed += piece.staged.num_rows
-        for error_type in {error.error_type for _, error in piece.errors}:
-            same = [(row, error) for row, error in piece.errors if error.error_type is error_type]
-            self._record(_without_request(self._job.task, error_type, same), collector, computed=False)
-        window.offer(piece.rows, piece.texts)
-
-    def _record(self, outcomes: pa.RecordBatch, collector: ChunkCollector, *, computed: bool) -> None:
-        batch = contract_batch(outcomes, collector.schema, self._job.schema)
-        collector.add(batch)
-        self._progress.count(**vars(count_outcomes(batch)), computed=computed)
-        if batch.column("error_type").null_count < batch.num_rows:
-            self._sample(batch)
-
-    def _sample(self, batch: pa.RecordBatch) -> None:
-        failed = batch.filter(pc.is_valid(batch.column("error_type")))
-        for row, error_type, message in zip(
-            failed.column("row").to_pylist(),
-            failed.column("error_type").to_pylist(),
-            failed.column("error").to_pylist(),
-            strict=True,
-        ):
-            if len(self._samples) >= SAMPLE_MESSAGES:
-                return
-            if error_type != ErrorType.NULL_INPUT.value:
-                self._samples.setdefault((error_type, message), row)
-
-    def _report_samples(self) -> None:
-        for (error_type, message), row in self._samples.items():
-            log.warning("row %d of %s: %s: %s", row, self._partition.input, error_type, message)
-
-    def _announce_load(self, session: EngineSession) -> None:
-        self._progress.announce(f"loading {self._model.name} into the engine {session.engine}")
-
-    def _engine_started(self, session: EngineSession) -> None:
-        info = session.info
-        assert info is not None
-        self._engine_version, self._constrained = info.version, info.constrained
-        self._progress.engine_ready()
-        for note in info.notes:
-            log.warning("%s", note)
-        context = f", n_ctx {info.n_ctx}" if info.n_ctx else ""
-        devices = f" on {', '.join(info.devices)}" if info.devices else ""
-        self._progress.announce(
-            f"engine {info.engine} {info.version} is ready after {session.load_seconds:.1f} s{devices}: n_parallel "
-            f"{info.n_parallel}{context}{', chat template' if info.chat else ''}"
-        )
 
     def _raise_if_stopped(self) -> None:
         if self._should_stop():
             raise JobStoppedError(
-                f"Stopped at {self._progress.done} of {self._source.rows} rows of {self._partition.input}; they are "
-                f"kept in {self._partition.output.parent}/_mullama_stage and the next attempt goes on from there."
+                f"Stopped at {self._progress.done} of {self._source.rows} rows of {self._partition.input}; what is "
+                f"finished is kept in {self._stage.location} and the next attempt goes on from there."
             )
 
-    def _rescue(self, collector: ChunkCollector) -> None:
-        # Whatever ends the run, rows that were paid for are kept; the first error is the one to show.
-        with contextlib.suppress(Exception):
-            collector.rescue()
-
-    def _timed(self, kind: str, action: Callable[[], None]) -> None:
-        before = time.monotonic()
-        action()
-        self._seconds[kind] += time.monotonic() - before
-
     def _publish(self) -> PartitionManifest:
-        """Write and publish the output on a thread, so that this one can be stopped meanwhile."""
+        """Write and publish the output."""
         self._progress.announce(f"publishing {self._partition.output}")
         before = time.monotonic()
-        result: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
-        abandoned = threading.Event()
 
-        def check_stopped() -> None:
-            if abandoned.is_set():
-                raise JobStoppedError("stopped while the output was written")
+        def work(check_stopped: Callable[[], None]) -> int:
+            reached("commit")
+            self._refuse_changed_input()
+            return write_output(
+                source=self._source,
+                chunks=self._stage.read_all(self._chunks),
+                columns=self._columns,
+                output_prefix=self._job.output_prefix,
+                target=self._partition.output,
+                temporary=self._stage.temporary_output(),
+                manifest=lambda: self._manifest(time.monotonic() - before, 0),
+                check_stopped=check_stopped,
+            )
 
-        def work() -> None:
-            try:
-                reached("commit")
-                self._refuse_changed_input()
-                result.put(
-                    write_output(
-                        source=self._source,
-                        chunks=self._stage.read_all(self._chunks),
-                        columns=self._columns,
-                        output_prefix=self._job.output_prefix,
-                        target=self._partition.output,
-                        temporary=self._stage.temporary_output(),
-                        manifest=lambda: self._manifest(time.monotonic() - before, 0),
-                        check_stopped=check_stopped,
-                    )
-                )
-            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that waits
-                result.put(error)
-
-        thread = threading.Thread(target=work, daemon=True, name="mullama-publish")
-        thread.start()
-        try:
-            while True:
-                self._raise_if_stopped()
-                with contextlib.suppress(queue.Empty):
-                    size = result.get(timeout=POLL_SECONDS)
-                    break
-        except BaseException:
-            abandoned.set()
-            thread.join(2.0)
-            raise
-        if isinstance(size, BaseException):
-            raise size
+        size = run_in_background(work, self._raise_if_stopped, "mullama-publish")
         return self._manifest(time.monotonic() - before, size)
 
     def _refuse_changed_input(self) -> None:
@@ -385,14 +243,17 @@ class PartitionRun:
                 f"{self._source.rows} rows came in and {progress.status_counts} are accounted for; nothing was "
                 "published."
             )
-        seconds = dict(self._seconds)
+        inference = self._inference
+        seconds = dict(inference.seconds) if inference else {"writing": 0.0}
         seconds["writing"] += publish_seconds
+        info = inference.info if inference else None
+        staged = inference.staged_rows if inference else 0
         return PartitionManifest(
             task=self._job.task,
             input_path=self._partition.input.url,
             output_path=self._partition.output.url,
             engine=self._job.engine_spec.name,
-            engine_version=self._engine_version,
+            engine_version=info.version if info else None,
             model=self._model.name,
             model_sha256=self._model.sha256,
             fingerprint=self._fingerprint,
@@ -403,22 +264,15 @@ class PartitionRun:
             prompt_tokens=progress.prompt_tokens,
             completion_tokens=progress.completion_tokens,
             computed_rows=progress.computed_rows,
-            resumed_rows=max(0, self._resumed - self._kept - self._reused),
+            resumed_rows=max(0, staged - self._kept - self._reused),
             repaired_rows=self._repaired,
             reused_rows=self._reused,
             request_fingerprint=self._request_fingerprint,
             output_schema=self._job.schema.json_schema if self._job.schema else None,
-            constrained=self._constrained,
+            constrained=info.constrained if info else None,
             seconds=Seconds(total=time.monotonic() - self._started, **seconds),
             bytes_in=self._source.size,
             bytes_out=bytes_out,
             started_at=self._started_at,
             ended_at=utc_now(),
         )
-
-
-def _without_request(task: str, error_type: ErrorType, rows: list[tuple[int, RowError]]) -> pa.RecordBatch:
-    """Outcomes of rows that the engine is never asked for: no attempt was made."""
-    return error_batch(
-        task, [row for row, _ in rows], error_type, [error.message for _, error in rows], [0] * len(rows)
-    )

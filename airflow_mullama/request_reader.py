@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mullama.prompts import PromptTemplate
-from airflow_mullama.rows import RowError
+from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, RowError
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.parquet_input import ParquetInput
 from airflow_mullama.storage.stage import Chunk, Stage
 
 PIECES_AHEAD = 4
+STOP_SECONDS = 2.0
 
 
 @dataclass
@@ -87,12 +89,16 @@ class RequestReader:
         """A piece was taken out of the queue: another may be read."""
         self._room.release()
 
-    def stop(self) -> None:
-        """Stop reading; returns when the files are closed."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Stop reading.
+
+        Args:
+            wait: return when the files are closed, or after a few seconds; a read that hangs is left behind.
+        """
         self._stopped.set()
         self._room.release()
-        if self._thread.is_alive():
-            self._thread.join(5.0)
+        if wait and self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -110,7 +116,7 @@ class RequestReader:
         remaining = list(self._chunks)
         # Whole chunks at the front cost neither reading nor rendering.
         while remaining and (remaining[0].start, remaining[0].stop) in present:
-            table = self._stage.read(remaining[0])
+            table = self._settled(remaining[0])
             if table is None or table.num_rows < remaining[0].rows:
                 break
             yield Piece(remaining.pop(0), staged=table)
@@ -135,9 +141,16 @@ class RequestReader:
                 offset += count
 
     def _open(self, chunk: Chunk, present: dict[tuple[int, int], Any]) -> tuple[Chunk, pa.Table | None, Any]:
-        table = self._stage.read(chunk) if (chunk.start, chunk.stop) in present else None
+        table = self._settled(chunk) if (chunk.start, chunk.stop) in present else None
         done = None if table is None else table.column("row").to_numpy()
         return chunk, table, done
+
+    def _settled(self, chunk: Chunk) -> pa.Table | None:
+        """What earlier attempts know of a chunk, without the rows whose error may pass: another attempt asks again."""
+        table = self._stage.read(chunk)
+        if table is None:
+            return None
+        return table.filter(pc.invert(pc.is_in(table.column("error_type"), pa.array(RETRYABLE_ERROR_TYPES))))
 
     def _piece(self, chunk: Chunk, start: int, batch: pa.RecordBatch, done: Any) -> Piece:
         rows: Sequence[int] = range(start, start + batch.num_rows)

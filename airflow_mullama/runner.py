@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Union
 
 from airflow_mullama.engines.base import EngineSettings
@@ -111,8 +112,9 @@ def prepare_model(job: Job, resolver: Resolver = resolve_location) -> Model:
     spec = job.engine_spec
     spec.require_available()
     model = resolve_model(job.model, resolver) if spec.needs_model_file else model_without_file(job.model)
-    spec.check_model(job.task, job.engine_settings(), model.header, job.model)
-    return model
+    spec.check_model(job.task, job.engine_settings(), job.engine_options, model.header, job.model)
+    tokenizer = job.engine_options.get("tokenizer")
+    return model if tokenizer is None else replace(model, tokenizer=tokenizer)
 
 
 def engine_settings(job: Job, model: Model) -> EngineSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,12 @@ from airflow_mullama.storage.stage import Chunk, Stage
 
 
 def stage_good_rows(
-    stage: Stage, chunks: Sequence[Chunk], published: PublishedOutput, columns: ResultColumns, output_prefix: str
+    stage: Stage,
+    chunks: Sequence[Chunk],
+    published: PublishedOutput,
+    columns: ResultColumns,
+    output_prefix: str,
+    check_stopped: Callable[[], None],
 ) -> int:
     """Stage the rows of an output of the same fingerprint that need no repair.
 
@@ -34,6 +39,7 @@ def stage_good_rows(
             rest = pa.concat_tables([rest, pa.Table.from_batches([next(outcomes)])])
         table = rest.slice(0, chunk.rows).add_column(0, "row", pa.array(range(chunk.start, chunk.stop), pa.int64()))
         rest = rest.slice(chunk.rows)
+        check_stopped()
         if (chunk.start, chunk.stop) not in staged:
             good = table.filter(pc.invert(pc.is_in(table.column("error_type"), retryable)))
             stage.write(chunk, good)
@@ -49,6 +55,7 @@ def stage_reused_rows(
     template: PromptTemplate,
     columns: ResultColumns,
     output_prefix: str,
+    check_stopped: Callable[[], None],
 ) -> int:
     """Stage the rows of a changed input whose request an output of the same model, template and settings answers.
 
@@ -67,6 +74,7 @@ def stage_reused_rows(
     previous = PreviousOutcomes(published.location, template, columns, output_prefix)
     try:
         for chunk, table in reusable_chunks(previous, source, template, chunks):
+            check_stopped()
             if (chunk.start, chunk.stop) not in staged:
                 stage.write(chunk, table)
                 count += table.num_rows

@@ -31,6 +31,8 @@ RETRY_LONGEST_SECONDS = 30.0
 RESTARTS_WITHOUT_PROGRESS = 3
 # Rows that each kill the worker, one after the other with no row succeeding in between: then it is not the rows.
 CRASHES_IN_A_ROW = 10
+# Likewise for rows that do not end.
+HANGS_IN_A_ROW = 50
 # So many rows, the first of a session, all failing alike: the engine is dead and the other rows are not spent on it.
 DEAD_ENGINE_ROWS = 16
 
@@ -60,9 +62,11 @@ class RequestWindow:
         self._in_flight: dict[int, Item] = {}
         self._problems: dict[int, str] = {}
         self._stuck: set[int] = set()
+        self._shared: set[int] = set()
         self._isolated: int | None = None
         self._restarts = 0
         self._crashes = 0
+        self._hangs = 0
         self._first_errors: list[str] | None = []
         self._random = random.Random(0)
 
@@ -156,6 +160,7 @@ class RequestWindow:
             return self._outcomes(event.batch)
         elif isinstance(event, Stuck):
             self._stuck.update(event.rows)
+            self._shared.update(event.shared)
         elif isinstance(event, Exited) and event.worker is self._session.worker:
             return self._exited(event)
         return None
@@ -174,7 +179,7 @@ class RequestWindow:
         else:
             self._first_errors = None
         if batch.column("error_type").null_count:
-            self._crashes = 0
+            self._crashes = self._hangs = 0
         return _with_attempts(batch, [attempt for _, attempt, _ in items])
 
     def _without_retried(self, batch: pa.RecordBatch, items: list[Item]) -> tuple[pa.RecordBatch, list[Item]]:
@@ -221,13 +226,8 @@ class RequestWindow:
         lost = list(self._in_flight.values())
         self._in_flight.clear()
         self._session.lost()
-        stuck = [item for item in lost if item[0] in self._stuck]
-        self._stuck.clear()
-        if stuck:
-            others = [item for item in lost if item not in stuck]
-            self._pending.extendleft(reversed(others))
-            log.warning("rows %s were beyond row_timeout; the worker was restarted", [item[0] for item in stuck])
-            return self._timed_out(stuck)
+        if self._stuck or self._shared:
+            return self._hung(lost)
         self._restarts += 1
         if self._restarts >= RESTARTS_WITHOUT_PROGRESS or self._crashes >= CRASHES_IN_A_ROW:
             raise WorkerCrashError(_crash_report(self._session.engine, event, while_loading=was_loading))
@@ -243,6 +243,19 @@ class RequestWindow:
         self._suspects.extend(lost)
         return None
 
+    def _hung(self, lost: list[Item]) -> pa.RecordBatch | None:
+        """The worker left because of rows that would not end."""
+        alone = [
+            item for item in lost if item[0] in self._stuck or (item[0] in self._shared and len(self._shared) == 1)
+        ]
+        shared = [item for item in lost if item[0] in self._shared and item not in alone]
+        self._pending.extendleft(item for item in reversed(lost) if item not in alone and item not in shared)
+        self._suspects.extend(shared)
+        self._stuck.clear()
+        self._shared.clear()
+        log.warning("rows %s were beyond row_timeout; the worker is restarted", [item[0] for item in (*alone, *shared)])
+        return self._timed_out(alone)
+
     def _timed_out(self, items: list[Item]) -> pa.RecordBatch | None:
         final = []
         for row, attempt, text in items:
@@ -250,6 +263,12 @@ class RequestWindow:
                 self._retry_later((row, attempt + 1, text))
             else:
                 final.append((row, attempt, text))
+        self._hangs += len(final)
+        if self._hangs >= HANGS_IN_A_ROW:
+            raise EngineFailedError(
+                f"The engine {self._session.engine!r} hangs: {self._hangs} rows, one after the other, were not "
+                "finished within row_timeout and none was in between; no further row is spent on it."
+            )
         return self._final_errors(final, ErrorType.TIMEOUT, "the engine did not finish within row_timeout")
 
     def _final_errors(self, items: list[Item], error_type: ErrorType, message: str) -> pa.RecordBatch | None:

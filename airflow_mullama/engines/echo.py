@@ -21,6 +21,7 @@ from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, 
 from airflow_mullama.engines.options import Checked, Number, OfType, Whole
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.models.gguf_header import GgufHeader
 from airflow_mullama.rows import ErrorType, RowError
 
 DEFAULT_DIMENSIONS = 8
@@ -129,6 +130,17 @@ def parse_faults(faults: Mapping[str, Any]) -> dict[int, str]:
     return by_row
 
 
+def _check_dimensions(
+    task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, model: str
+) -> None:
+    length = int(options.get("dimensions", DEFAULT_DIMENSIONS))
+    if task == "embed" and (settings.get("dimensions") or 0) > length:
+        raise ConfigurationError(
+            f"dimensions is {settings['dimensions']} and the vectors of 'echo' have {length} numbers "
+            "(engine_options['dimensions'])."
+        )
+
+
 SPEC = EngineSpec(
     name="echo",
     package=None,
@@ -144,5 +156,6 @@ SPEC = EngineSpec(
         "request_log": OfType(str, "the path of a file that gets one line a request"),
     },
     output_options=frozenset({"n_ctx", "dimensions"}),
+    check_model=_check_dimensions,
     vector_length=lambda options, header: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
 )

@@ -334,13 +334,25 @@ def _load_tokenizer(path: str | None) -> Any:
         raise DependencyMissingError(
             f"The tokenizer {path!r} needs the package tokenizers: pip install 'airflow-mullama[tokenizers]'."
         ) from error
-    tokenizer = Tokenizer.from_file(path)
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # the package raises nothing more specific
+        raise ModelLoadError(f"The tokenizer {path!r} cannot be read: {error}.") from error
     tokenizer.encode_special_tokens = True  # "[SEP]" in a row's text is text
     return tokenizer
 
 
-def check_model(task: str, settings: Mapping[str, Any], header: GgufHeader, model: str) -> None:
+def check_model(
+    task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, model: str
+) -> None:
     """Refuse a model that cannot do the task, before it is loaded."""
+    if tokenizer := options.get("tokenizer"):
+        if task == "generate":
+            raise ConfigurationError(
+                "engine_options['tokenizer'] is for embedding; leave it out: generation uses the model's own tokenizer."
+            )
+        if not os.path.isfile(tokenizer):
+            raise ConfigurationError(f"engine_options['tokenizer'] is {tokenizer!r}, and there is no such file.")
     if task == "generate":
         if header.is_encoder:
             raise ConfigurationError(

@@ -28,8 +28,8 @@ CHECKS: Mapping[str, Check] = {
     "cache_type_v": OneOf(KV_TYPES),
     "tokenizer": OfType(str, "the path of a tokenizer.json"),
 }
-# The others decide speed and memory only.
-OUTPUT_OPTIONS = frozenset({"n_ctx", "cache_type_k", "cache_type_v", "tokenizer"})
+# The others decide speed and memory only; a tokenizer counts with the model, by its content.
+OUTPUT_OPTIONS = frozenset({"n_ctx", "cache_type_k", "cache_type_v"})
 
 DEFAULT_N_CTX = 4096
 DEFAULT_N_PARALLEL = 16
@@ -143,7 +143,7 @@ def _gpu_layers(settings: EngineSettings, gpus: Sequence[Mapping[str, Any]], not
         "your GPU (README, 'GPU wheels'), or set n_gpu_layers to 0 to compute on the CPU on purpose"
     )
     if settings.require_gpu:
-        raise GpuNotAvailableError(f"require_gpu=True, and {sentence}.")
+        raise GpuNotAvailableError(f"require_gpu=True, and {sentence} (and leave require_gpu out).")
     if asked:
         notes.append(f"n_gpu_layers is {asked}, and {sentence}")
     return 0

@@ -13,11 +13,13 @@ from airflow_mullama.engines.options import Check, validate_options
 from airflow_mullama.errors import ConfigurationError, EngineNotAvailableError
 from airflow_mullama.models.gguf_header import GgufHeader
 
-ModelCheck = Callable[[str, Mapping[str, Any], GgufHeader, str], None]
+ModelCheck = Callable[[str, Mapping[str, Any], Mapping[str, Any], GgufHeader, str], None]
 VectorLength = Callable[[Mapping[str, Any], GgufHeader], int | None]
 
 
-def _accept_any_model(task: str, settings: Mapping[str, Any], header: GgufHeader, name: str) -> None:
+def _accept_any_model(
+    task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, name: str
+) -> None:
     """For engines that know no model files."""
 
 
@@ -37,7 +39,8 @@ class EngineSpec:
         checks: what each of its ``engine_options`` may be.
         output_options: those that can change an outcome, so that they belong to the fingerprint.
         start: builds the engine, inside the worker.
-        check_model: refuses a model that cannot do the task, from its header; raises MullamaError.
+        check_model: refuses a model that cannot do the task; gets task, job settings, engine options, the model's
+            header and name; raises MullamaError.
         vector_length: of the model's embeddings, from options and header.
     """
 

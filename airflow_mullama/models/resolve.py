@@ -51,6 +51,11 @@ class Model:
     header: GgufHeader
     tokenizer: str | None = None
 
+    @property
+    def identity(self) -> str:
+        """Hash of all that decides what the model answers: its content, and its tokenizer's."""
+        return self.sha256 if self.tokenizer is None else f"{self.sha256}+{file_sha256(Path(self.tokenizer))}"
+
 
 def model_without_file(name: str) -> Model:
     """A model that is only a name to its engine."""

@@ -135,7 +135,7 @@ class MullamaOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         except ErrorBudgetExceededError as error:
             if error.manifest is not None:
-                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())  # type: ignore[attr-defined]
+                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())
             raise
         return manifest.to_json()
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from airflow_mullama.errors import ConfigurationError, DependencyMissingError
+from airflow_mullama.errors import ConfigurationError, DependencyMissingError, StorageUnavailableError
 
 NATIVE_SCHEMES = frozenset({"s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
 
@@ -55,8 +55,15 @@ class Location:
         return Location(self.filesystem, f"{self.path}/{below}", f"{self.url.rstrip('/')}/{below}")
 
     def info(self) -> pafs.FileInfo:
-        """What lies there."""
-        return self.filesystem.get_file_info(self.path)
+        """What lies there.
+
+        Raises:
+            StorageUnavailableError: the filesystem does not say.
+        """
+        try:
+            return self.filesystem.get_file_info(self.path)
+        except (OSError, pa.ArrowException) as error:
+            raise StorageUnavailableError(f"{self.url!r} cannot be looked up: {error}.") from error
 
     def __str__(self) -> str:
         return self.url
@@ -82,8 +89,10 @@ def resolve_location(url: str | os.PathLike[str]) -> Location:
     if scheme in NATIVE_SCHEMES:
         try:
             filesystem, path = pafs.FileSystem.from_uri(text)
-        except (pa.ArrowException, ValueError, OSError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise ConfigurationError(f"The URL {text!r} cannot be used: {error}.") from error
+        except OSError as error:  # finding out the bucket's region needs the network
+            raise StorageUnavailableError(f"The URL {text!r} cannot be opened now: {error}.") from error
         return Location(filesystem, path.rstrip("/"), text.rstrip("/"))
     return _fsspec_location(text)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from airflow_mullama.errors import AccountingError, OutputExistsError, StageVanishedError
+from airflow_mullama.errors import AccountingError, OutputExistsError, StageVanishedError, StorageUnavailableError
 from airflow_mullama.manifest import FOOTER_KEY, PartitionManifest
 from airflow_mullama.rows import ResultColumns
 from airflow_mullama.steps import reached
@@ -46,7 +46,13 @@ class PublishedOutput:
 
 
 def read_published(location: Location) -> PublishedOutput | None:
-    """The output that is there, if this package published it; ``None`` for anything else."""
+    """The output that is there, if this package published it; ``None`` for anything else.
+
+    Raises:
+        StorageUnavailableError: it cannot be read, so that nothing can be said of it.
+    """
+    if not output_exists(location):
+        return None
     try:
         with pq.ParquetFile(location.path, filesystem=location.filesystem, pre_buffer=False) as file:
             metadata = file.metadata
@@ -55,7 +61,12 @@ def read_published(location: Location) -> PublishedOutput | None:
             return None
         # A file cannot hold its own size.
         manifest = replace(PartitionManifest.from_json(json.loads(stored)), bytes_out=location.info().size or 0)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+    except OSError as error:
+        # Arrow says so of a footer that is no footer; anything else may pass, and must not look like a foreign file.
+        if error.errno is None and "thrift" in str(error).lower():
+            return None
+        raise StorageUnavailableError(f"The output {location.url!r} is there and cannot be read: {error}.") from error
+    except (ValueError, KeyError, TypeError, pa.ArrowException):
         return None
     if manifest.rows != metadata.num_rows:
         return None

@@ -8,6 +8,7 @@ whose name begins with ``_``, which readers of a data lake pass over.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -63,6 +64,11 @@ class Stage:
         self._fingerprint = fingerprint.encode()
         self._schema = schema.with_metadata({FINGERPRINT_KEY: self._fingerprint})
 
+    @property
+    def location(self) -> Location:
+        """The folder of its chunks."""
+        return self._folder
+
     def open(self) -> None:
         """Create the folder; warn of stages of other fingerprints, which are left alone until the output is published.
 
@@ -110,6 +116,9 @@ class Stage:
                 content = stream.read()
         except FileNotFoundError:
             return None
+        except (OSError, pa.ArrowException) as error:
+            log.warning("the staged chunk %s cannot be read (%s); its rows are computed again", file.url, error)
+            return None
         reason = "it is damaged"
         body = content[DIGEST_BYTES:]
         if hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() == content[:DIGEST_BYTES]:
@@ -138,10 +147,10 @@ class Stage:
     def remove(self) -> None:
         """Remove this stage and older ones of the same output, after the output is published."""
         discard(self._folder_of_output)
-        parent = self._folder_of_output.parent
-        selector = pafs.FileSelector(parent.path, allow_not_found=True)
-        if not parent.filesystem.get_file_info(selector):
-            discard(parent)
+        if self._folder_of_output.is_local:
+            # Only if it is empty, and that is decided by the system: another partition may be using it.
+            with contextlib.suppress(OSError):
+                os.rmdir(self._folder_of_output.parent.path)
 
     def _file(self, chunk: Chunk) -> Location:
         return self._folder.join(f"rows-{chunk.start:012d}-{chunk.stop:012d}.arrow")

@@ -54,9 +54,15 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Stuck:
-    """Rows past their timeout that the engine would not end; the worker left because of them."""
+    """Rows past their timeout that the engine would not end; the worker left because of them.
+
+    Args:
+        rows: each in a call of its own.
+        shared: rows that were asked for together: one of them at least is guilty.
+    """
 
     rows: tuple[int, ...]
+    shared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Worker:
         self._scratch = tempfile.mkdtemp(prefix="airflow-mullama-")  # of mode 0700
         self._settings = settings = replace(settings, scratch=self._scratch)
         self._refused: errors.MullamaError | None = None
+        self._broken: str | None = None
         self._deliver = deliver
         self._outcome_schema: pa.Schema | None = None
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
@@ -143,9 +150,9 @@ class Worker:
     def _read_forever(self) -> None:
         try:
             self._read_frames(_stream(self._process.stdout))
-        except Exception:
-            # A frame that makes no sense, or a pipe closed under it: such a worker is of no use any more.
+        except Exception as error:
             log.debug("the worker's pipe broke", exc_info=True)
+            self._broken = f"sent something that cannot be read ({type(error).__name__}: {error})"
             self._process.kill()
         finally:
             self._tell_end()
@@ -164,7 +171,8 @@ class Worker:
         self._stderr_thread.join(EXIT_SECONDS)
         if self._refused is not None:
             self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
-        self._deliver(Exited(self, describe_exit(self._process.returncode), tuple(self._stderr)))
+        how = self._broken or describe_exit(self._process.returncode)
+        self._deliver(Exited(self, how, tuple(self._stderr)))
 
     def _control(self, kind: Frame, value: Any) -> None:
         if kind is Frame.READY:
@@ -176,7 +184,7 @@ class Worker:
             error_class = getattr(errors, value["error"], errors.ModelLoadError)
             self._refused = error_class(value["message"])  # delivered with the last of the engine's own log
         elif kind is Frame.STUCK:
-            self._deliver(Stuck(tuple(value["rows"])))
+            self._deliver(Stuck(tuple(value["rows"]), tuple(value["shared"])))
         elif kind is Frame.LOG:
             logging.getLogger(value["name"]).log(value["level"], "%s", value["message"])
 

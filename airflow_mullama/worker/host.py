@@ -16,8 +16,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from airflow_mullama.engines.base import Engine, EngineSettings, Outcome, Request
@@ -78,7 +79,7 @@ class Host:
         settings = EngineSettings(**configuration["settings"])
         logging.basicConfig(level=logging.INFO, handlers=[PipeLogHandler(self)], format="%(message)s")
         # A load may hold the interpreter for seconds; the pipe must be watched meanwhile, so it runs on a thread.
-        threading.Thread(target=self._start, args=(configuration["engine"], settings), daemon=True).start()
+        _start_thread(self._start, configuration["engine"], settings)
         while (frame := read_frame(self._incoming)) is not None:
             if frame[0] is Frame.REQUESTS:
                 self._arrived.put(frame[1])
@@ -95,12 +96,12 @@ class Host:
             self.send_json(Frame.FAILED, {"error": "ModelLoadError", "message": message})
             os._exit(1)
         batches = OutcomeBatches(settings, engine.info.dimensions)
-        threading.Thread(target=self._prepare_forever, args=(engine,), daemon=True).start()
-        threading.Thread(target=self._send_forever, args=(batches, engine.info.window), daemon=True).start()
+        _start_thread(self._prepare_forever, engine)
+        _start_thread(self._send_forever, batches, engine.info.window)
         for number in range(engine.info.calls):
-            threading.Thread(target=self._run_forever, args=(engine, number), daemon=True).start()
+            _start_thread(self._run_forever, engine, number)
         if settings.row_timeout is not None:
-            threading.Thread(target=self._watch_forever, args=(settings.row_timeout,), daemon=True).start()
+            _start_thread(self._watch_forever, settings.row_timeout)
         self.send_json(Frame.READY, vars(engine.info))
 
     def _prepare_forever(self, engine: Engine) -> None:
@@ -168,10 +169,31 @@ class Host:
         while True:
             time.sleep(min(1.0, row_timeout / 4))
             now = time.monotonic()
-            for since, requests in list(self._running.values()):
-                if now - since > row_timeout * len(requests) + STUCK_GRACE_SECONDS:
-                    self.send_json(Frame.STUCK, {"rows": [request.row for request in requests]})
-                    os._exit(1)
+            overdue = [
+                requests
+                for since, requests in list(self._running.values())
+                if now - since > row_timeout * len(requests) + STUCK_GRACE_SECONDS
+            ]
+            if overdue:
+                alone = [requests[0].row for requests in overdue if len(requests) == 1]
+                shared = [request.row for requests in overdue if len(requests) > 1 for request in requests]
+                self.send_json(Frame.STUCK, {"rows": alone, "shared": shared})
+                os._exit(1)
+
+
+def _start_thread(target: Callable[..., None], *arguments: object) -> None:
+    """Start a thread without which the worker is of no use: if it fails, the process ends, and the parent is told."""
+
+    def run() -> None:
+        try:
+            target(*arguments)
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone
+        except BaseException:  # noqa: BLE001 - a worker that is only half alive would be waited for without end
+            traceback.print_exc()
+            os._exit(1)
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 def _engine_error(error: Exception) -> RowError:

@@ -76,6 +76,9 @@ class OutcomeBatches:
         outcomes: list[Outcome] = [outcome for _, outcome in finished]
         places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Embedding)]
         if places:
+            lengths = {len(outcome.vector) for outcome in outcomes if isinstance(outcome, Embedding)}
+            if min(lengths) < self._stored or len(lengths) > 1:
+                raise ValueError(f"the engine gave vectors of {lengths} numbers where {self._stored} were expected")
             raw = np.stack([outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)])
             kept, errors = finish_vectors(
                 raw,

@@ -32,7 +32,8 @@ class Frame(IntEnum):
     LOG = 6
     """worker → parent: JSON ``{"level": number, "name": logger, "message": text}``."""
     STUCK = 7
-    """worker → parent, last: JSON ``{"rows": [...]}``: rows past their timeout that would not end."""
+    """worker → parent, last: JSON ``{"rows": [...], "shared": [...]}``: rows past their timeout that would not
+    end, each in a call of its own, and rows that shared a call, so that one of them may be the guilty one."""
 
 
 REQUEST_SCHEMA = pa.schema(

@@ -140,7 +140,8 @@ def assert_right(table: pa.Table, schedule: Schedule, kills: int) -> None:
 
 
 @pytest.mark.timeout(600)
-@hypothesis.settings(max_examples=25)
+# An example takes a second or more: shrinking a failure would look like a hang.
+@hypothesis.settings(max_examples=25, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 @hypothesis.given(schedule=schedules)
 def test_any_schedule_of_faults_ends_with_a_whole_and_right_output(
     schedule: Schedule,
@@ -174,7 +175,8 @@ def test_any_schedule_of_faults_ends_with_a_whole_and_right_output(
         assert not isinstance(ending, AccountingError)
         kills += strikes.kills
         if not published:
-            assert set(work.asked() - asked_before).isdisjoint(durable)
+            # What is durable is not asked again, unless its error may pass.
+            assert set(work.asked() - asked_before).isdisjoint(durable - schedule.fail)
         if work.output.exists():
             assert_right(pq.read_table(work.output), schedule, kills)
 

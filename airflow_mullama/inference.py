@@ -1,0 +1,222 @@
+"""The loop that gets an outcome for every row of a partition and makes it durable.
+
+It runs on the thread that may be stopped, so it only moves things: requests are read and rendered on one thread,
+outcomes made durable on another, and the engine computes in the worker process.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mullama.chunk_writer import ChunkCollector, chunk_schema, contract_batch, count_outcomes
+from airflow_mullama.engines.base import EngineInfo
+from airflow_mullama.errors import JobStoppedError
+from airflow_mullama.jobs import Job
+from airflow_mullama.progress import Progress
+from airflow_mullama.request_reader import InputEnded, Piece, RequestReader, ThreadFailed
+from airflow_mullama.rows import ErrorType, ResultColumns, RowError
+from airflow_mullama.steps import reached
+from airflow_mullama.storage.parquet_input import ParquetInput
+from airflow_mullama.storage.stage import Chunk, Stage
+from airflow_mullama.window import RequestWindow, error_batch
+from airflow_mullama.worker.client import Started
+from airflow_mullama.worker.session import EngineSession
+
+log = logging.getLogger(__name__)
+
+# How long the loop sleeps at most: the longest it takes to see that it should stop.
+POLL_SECONDS = 0.25
+SAMPLE_MESSAGES = 3
+
+
+class Inference:
+    """One pass over a partition's rows.
+
+    Args:
+        job: what to do.
+        model_name: for people.
+        source: the rows.
+        chunks: of the partition.
+        stage: where outcomes become durable; what it holds already is not asked again.
+        columns: the added columns.
+        session: the engine, started when a row first needs it.
+        progress: counts the rows and tells who listens.
+        raise_if_stopped: raises if the job should end.
+
+    Attributes:
+        info: of the engine, if it was needed.
+        seconds: by what the engine did meanwhile: ``model_load``, ``waiting_for_input``, ``engine``; and ``writing``.
+        staged_rows: rows that the stage held already.
+        samples: a few errors with a row that has each.
+    """
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        model_name: str,
+        source: ParquetInput,
+        chunks: Sequence[Chunk],
+        stage: Stage,
+        columns: ResultColumns,
+        session: EngineSession,
+        progress: Progress,
+        raise_if_stopped: Callable[[], None],
+    ) -> None:
+        self._job = job
+        self._model_name = model_name
+        self._session = session
+        self._progress = progress
+        self._raise_if_stopped = raise_if_stopped
+        self._schema = chunk_schema(columns)
+        events = session.begin_run()
+        self._collector = ChunkCollector(stage, self._schema, job.chunk_rows, events, raise_if_stopped)
+        self._reader = RequestReader(source, job.template, chunks, stage, events)
+        self._window = RequestWindow(session, job.task, job.max_retries)
+        self._accounted, self._doing = time.monotonic(), "waiting_for_input"
+        self.info: EngineInfo | None = None
+        self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
+        self.staged_rows = 0
+        self.samples: dict[tuple[str, str], int] = {}
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            MullamaError: what ended it. Rows that were paid for are durable, or the message says that they are not.
+        """
+        if self._session.info is not None:  # loaded for an earlier partition
+            self.info = self._session.info
+            self._progress.engine_ready()
+        self._reader.start()
+        try:
+            self._loop()
+            before = time.monotonic()
+            self._collector.finish()
+            self.seconds["writing"] += time.monotonic() - before
+        except BaseException as error:
+            self._reader.stop(wait=False)
+            failure = self._collector.rescue()
+            self._reader.stop()
+            if failure is not None and isinstance(error, JobStoppedError):
+                raise JobStoppedError(f"{error} The rows of the open chunks could not be kept: {failure}") from error
+            if failure is not None and failure is not error:
+                log.warning("the rows of the open chunks could not be kept: %s", failure)
+            raise
+        self._reader.stop()
+
+    def _loop(self) -> None:
+        waiting: list[Piece] = []
+        reading = True
+        self._accounted = time.monotonic()
+        while reading or waiting or not self._window.idle:
+            self._raise_if_stopped()
+            while waiting and self._window.wants_rows:
+                self._take(waiting.pop(0))
+                self._reader.taken()
+            if self._window.send():
+                self._progress.announce(f"loading {self._model_name} into the engine {self._session.engine}")
+            self._account_for_time()
+            event = self._next_event(has_work=bool(waiting) and self._window.wants_rows)
+            if isinstance(event, Piece):
+                waiting.append(event)
+            elif isinstance(event, InputEnded):
+                reading = False
+            elif isinstance(event, ThreadFailed):
+                raise event.error
+            elif event is not None:
+                self._engine_event(event)
+            self._account_for_time()
+            self._progress.tell_if_due()
+
+    def _next_event(self, *, has_work: bool) -> Any:
+        timeout = POLL_SECONDS
+        if has_work:
+            timeout = 0.0
+        elif (retry_in := self._window.seconds_to_next_retry()) is not None:
+            timeout = min(timeout, max(0.001, retry_in))
+        reached("wait")
+        events = self._session.events
+        try:
+            return events.get(timeout=timeout) if timeout else events.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _engine_event(self, event: Any) -> None:
+        outcomes = self._window.handle(event)
+        if isinstance(event, Started):
+            self._engine_started(event.info)
+        if outcomes is not None:
+            reached("result")
+            self._record(outcomes, computed=True)
+
+    def _account_for_time(self) -> None:
+        """Add the time since the last call to what the engine did meanwhile: compute, load, or wait for rows."""
+        now = time.monotonic()
+        self.seconds[self._doing] += now - self._accounted
+        self._accounted = now
+        if self._window.busy:
+            self._doing = "engine"
+        else:
+            loading = self._session.worker is not None and not self._session.ready
+            self._doing = "model_load" if loading else "waiting_for_input"
+
+    def _take(self, piece: Piece) -> None:
+        self._collector.begin(piece.chunk, piece.staged)
+        if piece.staged is not None and piece.staged.num_rows:
+            self._progress.count(**vars(count_outcomes(piece.staged)), computed=False)
+            self.staged_rows += piece.staged.num_rows
+            self._sample(piece.staged)
+        for error_type in {error.error_type for _, error in piece.errors}:
+            same = [(row, error) for row, error in piece.errors if error.error_type is error_type]
+            self._record(_without_request(self._job.task, error_type, same), computed=False)
+        self._window.offer(piece.rows, piece.texts)
+
+    def _record(self, outcomes: pa.RecordBatch, *, computed: bool) -> None:
+        batch = contract_batch(outcomes, self._schema, self._job.schema)
+        self._collector.add(batch)
+        self._progress.count(**vars(count_outcomes(batch)), computed=computed)
+        self._sample(batch)
+
+    def _sample(self, rows: pa.RecordBatch | pa.Table) -> None:
+        error_type = rows.column("error_type")
+        if len(self.samples) >= SAMPLE_MESSAGES or error_type.null_count == rows.num_rows:
+            return
+        failed = rows.filter(
+            pc.and_kleene(pc.is_valid(error_type), pc.not_equal(error_type, ErrorType.NULL_INPUT.value))
+        )
+        for row, code, message in zip(
+            failed.column("row").to_pylist(),
+            failed.column("error_type").to_pylist(),
+            failed.column("error").to_pylist(),
+            strict=True,
+        ):
+            if len(self.samples) >= SAMPLE_MESSAGES:
+                return
+            self.samples.setdefault((code, message), row)
+
+    def _engine_started(self, info: EngineInfo) -> None:
+        self.info = info
+        self._progress.engine_ready()
+        for note in info.notes:
+            log.warning("%s", note)
+        context = f", n_ctx {info.n_ctx}" if info.n_ctx else ""
+        devices = f" on {', '.join(info.devices)}" if info.devices else ""
+        self._progress.announce(
+            f"engine {info.engine} {info.version} is ready after {self._session.load_seconds:.1f} s{devices}: "
+            f"n_parallel {info.n_parallel}{context}{', chat template' if info.chat else ''}"
+        )
+
+
+def _without_request(task: str, error_type: ErrorType, rows: list[tuple[int, RowError]]) -> pa.RecordBatch:
+    """Outcomes of rows that the engine is never asked for: no attempt was made."""
+    return error_batch(
+        task, [row for row, _ in rows], error_type, [error.message for _, error in rows], [0] * len(rows)
+    )
