@@ -152,7 +152,7 @@ class Inference:
     def _engine_event(self, event: Any) -> None:
         outcomes = self._window.handle(event)
         if isinstance(event, Started):
-            self._engine_started(event.info)
+            self._engine_started(event)
         if outcomes is not None:
             reached("result")
             self._record(outcomes, computed=True)
@@ -165,7 +165,7 @@ class Inference:
         if self._window.busy:
             self._doing = "engine"
         else:
-            loading = self._session.worker is not None and not self._session.ready
+            loading = self._session.loading
             self._doing = "model_load" if loading else "waiting_for_input"
 
     def _take(self, piece: Piece) -> None:
@@ -202,15 +202,19 @@ class Inference:
                 return
             self.samples.setdefault((code, message), row)
 
-    def _engine_started(self, info: EngineInfo) -> None:
+    def _engine_started(self, event: Started) -> None:
+        info, seat = event.info, self._session.seat_of(event.worker)
+        if seat is None:
+            return
+        if self.info is None:
+            for note in info.notes:
+                log.warning("%s", note)
         self.info = info
         self._progress.engine_ready()
-        for note in info.notes:
-            log.warning("%s", note)
         context = f", n_ctx {info.n_ctx}" if info.n_ctx else ""
         devices = f" on {', '.join(info.devices)}" if info.devices else ""
         self._progress.announce(
-            f"engine {info.engine} {info.version} is ready after {self._session.load_seconds:.1f} s{devices}: "
+            f"engine {info.engine} {info.version} is ready after {seat.load_seconds:.1f} s{devices}: "
             f"n_parallel {info.n_parallel}{context}{', chat template' if info.chat else ''}"
         )
 

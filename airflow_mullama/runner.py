@@ -93,7 +93,8 @@ def _run_partitions(
     model = prepare_model(job, resolver)
     # Everything that can be known to be wrong with any partition is found before the first row of the first is spent.
     runs = [PartitionRun(job, partition, model, listeners, stop.is_set) for partition in partitions]
-    session = EngineSession(job.engine_spec.name, engine_settings(job, model))
+    n_workers = int(job.engine_options.get("n_workers", 1))
+    session = EngineSession(job.engine_spec.name, engine_settings(job, model), lambda: [{}] * n_workers)
     try:
         manifests = [run.run(session) for run in runs]
     finally:

@@ -2,7 +2,7 @@
 
 Rows are offered in order and come back in any order, each exactly once. When the worker dies, the rows in flight are
 asked again one at a time until the row that kills it is known; that row gets ``engine_crash`` and the others their
-results.
+results. Several workers share the window; what happens to one is no matter of the others' rows.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import heapq
 import logging
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from airflow_mullama.errors import EngineFailedError, WorkerCrashError
 from airflow_mullama.rows import INVALID_OUTPUT_TYPES, RETRYABLE_ERROR_TYPES, ErrorType
 from airflow_mullama.steps import reached
 from airflow_mullama.worker.client import Event, Exited, Outcomes, Refused, Started, Stuck, request_batch
-from airflow_mullama.worker.session import EngineSession
+from airflow_mullama.worker.session import EngineSession, Seat
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,27 @@ ASKED_AGAIN = (*RETRYABLE_ERROR_TYPES, *INVALID_OUTPUT_TYPES)
 
 Item = tuple[int, int, str]  # row, attempt, text
 
+# A further worker is started for so many rows that wait: a few rows are no reason to load a model twice.
+ROWS_PER_WORKER = 16
+CAPACITY_UNTIL_LOADED = 64
+
+
+@dataclass
+class Lane:
+    """What the window knows of the worker in one seat.
+
+    Args:
+        in_flight: rows that the worker has.
+        suspects: rows that an earlier worker of this seat had when it died; they are tried one by one.
+        isolated: the suspect that is being tried.
+        restarts: of the worker, since it last brought an outcome.
+    """
+
+    in_flight: dict[int, Item] = field(default_factory=dict)
+    suspects: deque[Item] = field(default_factory=deque)
+    isolated: int | None = None
+    restarts: int = 0
+
 
 class RequestWindow:
     """Keeps the engine busy with one partition's rows.
@@ -57,14 +79,11 @@ class RequestWindow:
         self._task = task
         self._max_retries = max_retries
         self._pending: deque[Item] = deque()
-        self._suspects: deque[Item] = deque()
         self._retries: list[tuple[float, int, Item]] = []
-        self._in_flight: dict[int, Item] = {}
+        self._lanes: defaultdict[int, Lane] = defaultdict(Lane)
         self._problems: dict[int, str] = {}
         self._stuck: set[int] = set()
         self._shared: set[int] = set()
-        self._isolated: int | None = None
-        self._restarts = 0
         self._crashes = 0
         self._hangs = 0
         self._first_errors: list[str] | None = []
@@ -73,57 +92,67 @@ class RequestWindow:
     @property
     def idle(self) -> bool:
         """No row is known here that has no outcome yet."""
-        return not (self._pending or self._suspects or self._retries or self._in_flight)
+        return not (self._waiting or self.busy)
 
     @property
     def busy(self) -> bool:
         """The engine has rows."""
-        return bool(self._in_flight)
+        return any(lane.in_flight for lane in self._lanes.values())
+
+    @property
+    def rows_in_flight(self) -> list[int]:
+        """The rows that the engine has."""
+        return [row for lane in self._lanes.values() for row in lane.in_flight]
 
     @property
     def wants_rows(self) -> bool:
         """Whether more rows should be offered, so that the engine will not run dry."""
-        waiting = len(self._pending) + len(self._suspects) + len(self._retries)
-        return waiting < 2 * self._capacity
+        capacity = sum(seat.info.window for seat in self._session.seats if seat.info) or CAPACITY_UNTIL_LOADED
+        return self._waiting < 2 * capacity
 
     @property
-    def _capacity(self) -> int:
-        info = self._session.info
-        return info.window if info else 64
+    def _waiting(self) -> int:
+        return len(self._pending) + len(self._retries) + sum(len(lane.suspects) for lane in self._lanes.values())
 
     def offer(self, rows: Iterable[int], texts: Iterable[str]) -> None:
         """Queue requests; they are sent by :meth:`send`."""
         self._pending.extend((row, 1, text) for row, text in zip(rows, texts, strict=True))
 
     def send(self) -> bool:
-        """Fill the window, or start the worker if there is none; whether it was started now."""
-        if not (self._pending or self._suspects or self._retries):
+        """Fill the window, or start workers that are missing; whether one was started now."""
+        waiting = self._waiting
+        if not waiting:
             return False
-        if not self._session.ready:
-            return self._session.start()
-        for items in self._next_items():
-            reached("send")
-            worker = self._session.worker
-            assert worker is not None
-            for item in items:
-                self._in_flight[item[0]] = item
-            worker.send(
-                request_batch(
-                    pa.array([item[0] for item in items], pa.int64()),
-                    pa.array([item[1] for item in items], pa.int32()),
-                    pa.array([item[2] for item in items], pa.large_string()),
-                    pa.array([self._problems.get(item[0]) for item in items], pa.string()),
-                )
-            )
-        return False
+        suspicious = {number for number, lane in self._lanes.items() if lane.suspects}
+        started = self._session.start(-(-waiting // ROWS_PER_WORKER), suspicious)
+        ready = self._session.ready_seats
+        for seat in ready:
+            lane = self._lanes[seat.number]
+            assert seat.info is not None
+            for items in self._next_items(lane, seat.info.window, len(ready)):
+                reached("send")
+                self._send(seat, lane, items)
+        return started
 
-    def _next_items(self) -> Iterator[list[Item]]:
-        if self._suspects:
-            if not self._in_flight:
-                self._isolated = self._suspects[0][0]
-                yield [self._suspects.popleft()]
+    def _send(self, seat: Seat, lane: Lane, items: list[Item]) -> None:
+        lane.in_flight.update((item[0], item) for item in items)
+        assert seat.worker is not None
+        seat.worker.send(
+            request_batch(
+                pa.array([item[0] for item in items], pa.int64()),
+                pa.array([item[1] for item in items], pa.int32()),
+                pa.array([item[2] for item in items], pa.large_string()),
+                pa.array([self._problems.get(item[0]) for item in items], pa.string()),
+            )
+        )
+
+    def _next_items(self, lane: Lane, capacity: int, lanes: int) -> Iterator[list[Item]]:
+        if lane.suspects:
+            if not lane.in_flight:
+                lane.isolated = lane.suspects[0][0]
+                yield [lane.suspects.popleft()]
             return
-        room = self._capacity - len(self._in_flight)
+        room = capacity - len(lane.in_flight)
         now = time.monotonic()
         due: list[Item] = []
         while self._retries and self._retries[0][0] <= now and len(due) < room:
@@ -132,8 +161,9 @@ class RequestWindow:
             room -= len(due)
             yield due
         # Few larger batches instead of many small ones, but never let the engine's own queue run dry.
-        if room >= max(1, self._capacity // 4) or not self._in_flight:
-            items = [self._pending.popleft() for _ in range(min(room, len(self._pending)))]
+        if room >= max(1, capacity // 4) or not lane.in_flight:
+            share = -(-len(self._pending) // lanes)
+            items = [self._pending.popleft() for _ in range(min(room, share))]
             if items:
                 yield items
 
@@ -144,7 +174,7 @@ class RequestWindow:
         return max(0.0, self._retries[0][0] - time.monotonic())
 
     def handle(self, event: Event) -> pa.RecordBatch | None:
-        """Take an event of the session's worker.
+        """Take an event of one of the session's workers.
 
         Returns:
             Final outcomes: the outcome schema and ``attempts: int32``; or ``None``.
@@ -153,7 +183,8 @@ class RequestWindow:
             MullamaError: the engine refused to start, is dead, or crashes without a row to blame.
         """
         if isinstance(event, Started):
-            self._session.loaded(event.info)
+            if (seat := self._session.seat_of(event.worker)) is not None:
+                self._session.loaded(seat, event.info)
         elif isinstance(event, Refused):
             raise event.error
         elif isinstance(event, Outcomes):
@@ -161,17 +192,18 @@ class RequestWindow:
         elif isinstance(event, Stuck):
             self._stuck.update(event.rows)
             self._shared.update(event.shared)
-        elif isinstance(event, Exited) and event.worker is self._session.worker:
-            return self._exited(event)
+        elif isinstance(event, Exited) and (seat := self._session.seat_of(event.worker)) is not None:
+            return self._exited(event, seat)
         return None
 
     def _outcomes(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         rows = batch.column("row").to_pylist()
-        items = [self._in_flight.pop(row) for row in rows]
+        lane = next(lane for lane in self._lanes.values() if rows[0] in lane.in_flight)
+        items = [lane.in_flight.pop(row) for row in rows]
+        lane.restarts = 0
         if self._problems:
             for row in rows:
                 self._problems.pop(row, None)
-        self._restarts = 0
         if batch.column("error_type").null_count < batch.num_rows:
             batch, items = self._without_retried(batch, items)
             if not items:
@@ -221,39 +253,41 @@ class RequestWindow:
                     f"failed with: {message}; no further row was spent on it."
                 )
 
-    def _exited(self, event: Exited) -> pa.RecordBatch | None:
-        was_loading = self._session.info is None
-        lost = list(self._in_flight.values())
-        self._in_flight.clear()
-        self._session.lost()
-        if self._stuck or self._shared:
-            return self._hung(lost)
-        self._restarts += 1
-        if self._restarts >= RESTARTS_WITHOUT_PROGRESS or self._crashes >= CRASHES_IN_A_ROW:
+    def _exited(self, event: Exited, seat: Seat) -> pa.RecordBatch | None:
+        was_loading = seat.info is None
+        lane = self._lanes[seat.number]
+        lost = list(lane.in_flight.values())
+        lane.in_flight.clear()
+        self._session.lost(seat)
+        if any(item[0] in self._stuck or item[0] in self._shared for item in lost):
+            return self._hung(lane, lost)
+        lane.restarts += 1
+        if lane.restarts >= RESTARTS_WITHOUT_PROGRESS or self._crashes >= CRASHES_IN_A_ROW:
             raise WorkerCrashError(_crash_report(self._session.engine, event, while_loading=was_loading))
-        isolated, self._isolated = self._isolated, None
+        isolated, lane.isolated = lane.isolated, None
         # A row that merely was the only one when somebody killed the worker gets another chance, like any other.
         if len(lost) == 1 and lost[0][0] == isolated:
-            self._restarts = 0
+            lane.restarts = 0
             self._crashes += 1
             log.warning("row %d ends the worker: it %s", lost[0][0], event.how)
             message = f"the engine's process {event.how} on this row"
             return self._final_errors(lost, ErrorType.ENGINE_CRASH, message)
         log.warning("the worker %s with %d rows in flight; they are tried one by one", event.how, len(lost))
-        self._suspects.extend(lost)
+        lane.suspects.extend(lost)
         return None
 
-    def _hung(self, lost: list[Item]) -> pa.RecordBatch | None:
+    def _hung(self, lane: Lane, lost: list[Item]) -> pa.RecordBatch | None:
         """The worker left because of rows that would not end."""
-        alone = [
-            item for item in lost if item[0] in self._stuck or (item[0] in self._shared and len(self._shared) == 1)
-        ]
-        shared = [item for item in lost if item[0] in self._shared and item not in alone]
-        self._pending.extendleft(item for item in reversed(lost) if item not in alone and item not in shared)
-        self._suspects.extend(shared)
-        self._stuck.clear()
-        self._shared.clear()
-        log.warning("rows %s were beyond row_timeout; the worker is restarted", [item[0] for item in (*alone, *shared)])
+        alone = [item for item in lost if item[0] in self._stuck]
+        shared = [item for item in lost if item[0] in self._shared]
+        if len(shared) == 1:
+            alone, shared = [*alone, *shared], []
+        guilty = {item[0] for item in (*alone, *shared)}
+        self._pending.extendleft(item for item in reversed(lost) if item[0] not in guilty)
+        lane.suspects.extend(shared)
+        self._stuck -= guilty
+        self._shared -= guilty
+        log.warning("rows %s were beyond row_timeout; the worker is restarted", sorted(guilty))
         return self._timed_out(alone)
 
     def _timed_out(self, items: list[Item]) -> pa.RecordBatch | None:

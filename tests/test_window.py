@@ -39,7 +39,7 @@ def open_window(session: EngineSession, rows: int, max_retries: int = 0) -> Requ
 
 
 def send(window: RequestWindow, session: EngineSession) -> None:
-    while not session.ready:
+    while not session.ready_seats:
         window.send()
         event = session.events.get(timeout=60)
         assert isinstance(event, Started)
@@ -66,15 +66,16 @@ def outcomes(rows: list[int], errors: list[str | None], error_type: str = "engin
 
 
 def died(session: EngineSession) -> Exited:
-    assert session.worker is not None
-    return Exited(session.worker, "was killed by SIGSEGV", ("last words",))
+    worker = session.seats[0].worker
+    assert worker is not None
+    return Exited(worker, "was killed by SIGSEGV", ("last words",))
 
 
 def test_the_window_is_filled_and_not_more(session: EngineSession) -> None:
     window = open_window(session, 3 * WINDOW)
     assert session.info is not None
     assert session.info.window == WINDOW
-    assert len(window._in_flight) == WINDOW
+    assert len(window.rows_in_flight) == WINDOW
     assert window.busy
     assert not window.idle
 
@@ -85,7 +86,7 @@ def test_rows_come_back_with_their_attempts_and_make_room(session: EngineSession
     assert batch is not None
     assert batch.column("attempts").to_pylist() == [1] * 32
     window.send()
-    assert len(window._in_flight) == WINDOW
+    assert len(window.rows_in_flight) == WINDOW
 
 
 def test_a_dead_engine_is_told_by_its_first_rows_failing_alike(session: EngineSession) -> None:
@@ -114,7 +115,7 @@ def test_errors_of_the_rows_own_do_not_make_an_engine_dead(session: EngineSessio
 def test_the_retries_of_few_rows_are_not_many_rows(session: EngineSession) -> None:
     window = open_window(session, 2, max_retries=DEAD_ENGINE_ROWS)
     for _ in range(DEAD_ENGINE_ROWS):
-        for row in sorted(window._in_flight):
+        for row in sorted(window.rows_in_flight):
             window.handle(outcomes([row], ["CUDA error"]))
         while window._retries:
             window._retries = [(0.0, row, item) for _, row, item in window._retries]

@@ -150,6 +150,7 @@ SPEC = EngineSpec(
     checks={
         "delay_s": Number(0.0, 3600.0),
         "n_parallel": Whole(1, 256),
+        "n_workers": Whole(1, 64),
         "n_ctx": Whole(1, 1_000_000),
         "dimensions": Whole(1, 65_536),
         "faults": Checked(parse_faults),

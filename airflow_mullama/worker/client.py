@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -35,6 +35,7 @@ EXIT_SECONDS = 2.0
 class Started:
     """The engine is loaded."""
 
+    worker: Worker
     info: EngineInfo
 
 
@@ -85,9 +86,16 @@ class Worker:
         engine: the engine's name.
         settings: what it is started with.
         deliver: takes :class:`Started`, :class:`Refused`, :class:`Outcomes`, :class:`Stuck` and :class:`Exited`.
+        environment: variables that the process gets over those of this one.
     """
 
-    def __init__(self, engine: str, settings: EngineSettings, deliver: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        engine: str,
+        settings: EngineSettings,
+        deliver: Callable[[Event], None],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._scratch = tempfile.mkdtemp(prefix="airflow-mullama-")  # of mode 0700
         self._settings = settings = replace(settings, scratch=self._scratch)
         self._refused: errors.MullamaError | None = None
@@ -101,7 +109,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))
@@ -179,7 +187,7 @@ class Worker:
             info = EngineInfo(**{**value, "devices": tuple(value["devices"]), "notes": tuple(value["notes"])})
             dimensions = self._settings.settings.get("dimensions") or info.dimensions
             self._outcome_schema = outcome_schema(self._settings.task, dimensions)
-            self._deliver(Started(info))
+            self._deliver(Started(self, info))
         elif kind is Frame.FAILED:
             error_class = getattr(errors, value["error"], errors.ModelLoadError)
             self._refused = error_class(value["message"])  # delivered with the last of the engine's own log

@@ -1,4 +1,4 @@
-"""One engine for all partitions of a task: started when a row first needs it, restarted when it dies."""
+"""The workers of a task behind one queue of events: started when a row first needs them, restarted when they die."""
 
 from __future__ import annotations
 
@@ -7,56 +7,102 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
 from airflow_mullama.worker.client import WORKER_EVENTS, Event, Worker
 
 log = logging.getLogger(__name__)
 
+Environments = Sequence[Mapping[str, str]]
 
-class EngineSession:
-    """A worker that comes and goes behind one queue of events.
+
+@dataclass(eq=False)
+class Seat:
+    """Where a worker runs, and the worker that is there now.
 
     Args:
-        engine: the engine's name.
-        settings: what it is started with.
-
-    Attributes:
+        number: from 0.
+        environment: what its process gets over the task's own environment, such as the GPU it may see.
+        worker: the one there is, loading or loaded.
+        info: what it says of itself once it is loaded.
         load_seconds: what the last start took.
     """
 
-    def __init__(self, engine: str, settings: EngineSettings) -> None:
+    number: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    worker: Worker | None = None
+    info: EngineInfo | None = None
+    load_seconds: float = 0.0
+    started_at: float = 0.0
+
+
+class EngineSession:
+    """Workers that come and go behind one queue of events.
+
+    Args:
+        engine: the engine's name.
+        settings: what each worker is started with.
+        environments: called when the first worker is started; one worker runs for each environment it returns. It may
+            wait, for a free GPU.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        settings: EngineSettings,
+        environments: Callable[[], Environments] = lambda: [{}],
+    ) -> None:
         self.engine = engine
         self._settings = settings
+        self._environments = environments
         self._lock = threading.Lock()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.info: EngineInfo | None = None
-        self.load_seconds = 0.0
-        self._worker: Worker | None = None
-        self._started_at = 0.0
+        self.seats: list[Seat] = []
 
     @property
-    def worker(self) -> Worker | None:
-        """The worker there is, loading or loaded."""
-        return self._worker
+    def info(self) -> EngineInfo | None:
+        """What the engine says of itself; ``None`` while no worker is loaded."""
+        return next((seat.info for seat in self.seats if seat.info is not None), None)
 
     @property
-    def ready(self) -> bool:
-        """Whether rows may be sent."""
-        return self._worker is not None and self.info is not None
+    def ready_seats(self) -> list[Seat]:
+        """Those that rows may be sent to."""
+        return [seat for seat in self.seats if seat.info is not None]
 
-    def start(self) -> bool:
-        """Start the worker unless it is there; whether it was started now."""
-        if self._worker is not None:
-            return False
-        self._started_at = time.monotonic()
-        self._worker = Worker(self.engine, self._settings, self._deliver)
-        return True
+    @property
+    def loading(self) -> bool:
+        """Whether a worker is on its way and none is ready."""
+        return self.info is None and any(seat.worker is not None for seat in self.seats)
+
+    def start(self, count: int = 1, seats: Collection[int] = ()) -> bool:
+        """Start the workers that are missing.
+
+        Args:
+            count: how many there should be, if there are so many seats.
+            seats: numbers of seats that need theirs in any case.
+
+        Returns:
+            Whether one was started now.
+        """
+        if not self.seats:
+            self.seats = [Seat(number, environment) for number, environment in enumerate(self._environments())]
+        present = sum(seat.worker is not None for seat in self.seats)
+        started = False
+        # Those that are needed first, so that they count.
+        for seat in sorted(self.seats, key=lambda seat: seat.number not in seats):
+            if seat.worker is None and (seat.number in seats or present < count):
+                seat.started_at = time.monotonic()
+                seat.worker = Worker(self.engine, self._settings, self._deliver, seat.environment)
+                present += 1
+                started = True
+        return started
 
     def begin_run(self) -> queue.SimpleQueue[Event]:
         """A fresh queue of events for another run, so that nothing an earlier run left there is taken for its own.
 
-        What the worker said in between is carried over.
+        What the workers said in between is carried over.
         """
         with self._lock:
             earlier, self.events = self.events, queue.SimpleQueue()
@@ -71,18 +117,23 @@ class EngineSession:
         with self._lock:
             self.events.put(event)
 
-    def loaded(self, info: EngineInfo) -> None:
-        """Take note that the engine is ready."""
-        self.info = info
-        self.load_seconds = time.monotonic() - self._started_at
+    def seat_of(self, worker: Worker) -> Seat | None:
+        """The seat of a worker; ``None`` if it was given up before."""
+        return next((seat for seat in self.seats if seat.worker is worker), None)
 
-    def lost(self) -> None:
-        """The worker died: forget it, and free what is left of it."""
-        if self._worker is not None:
-            self._worker.stop()
-        self._worker = None
-        self.info = None
+    def loaded(self, seat: Seat, info: EngineInfo) -> None:
+        """Take note that a worker is ready."""
+        seat.info = info
+        seat.load_seconds = time.monotonic() - seat.started_at
+
+    def lost(self, seat: Seat) -> None:
+        """A worker died: forget it, and free what is left of it."""
+        if seat.worker is not None:
+            seat.worker.stop()
+        seat.worker = None
+        seat.info = None
 
     def close(self) -> None:
-        """End the worker for good; its memory is free when this returns."""
-        self.lost()
+        """End the workers for good; their memory is free when this returns."""
+        for seat in self.seats:
+            self.lost(seat)

@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parent
 STOPPED = 130
 EXIT_SECONDS = 10.0  # it promises five; the machine is shared
 MESSAGE = re.compile(
-    r"Stopped at (\d+) of (\d+) rows of .*; they are kept in .* and the next attempt goes on from there"
+    r"Stopped at (\d+) of (\d+) rows of .*; what is finished is kept in .* and the next attempt goes on from there"
 )
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
