@@ -24,7 +24,8 @@ from airflow_mullama.storage.stage import Chunk
 
 # 24 bytes a row: memory stays flat. Rows of an output beyond this are not looked up, only computed again.
 MOST_INDEXED_ROWS = 4_000_000
-ROW_GROUPS_KEPT = 4
+# Decoded row groups are kept up to so many bytes: an input in another order must not decode them again and again.
+KEPT_BYTES = 256 << 20
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -88,7 +89,7 @@ class PreviousOutcomes:
             self._groups[number] = pa.table(
                 [table.column(name) for name in self._names], schema=self._columns.schema
             ).combine_chunks()
-            while len(self._groups) > ROW_GROUPS_KEPT:
+            while len(self._groups) > 1 and sum(table.nbytes for table in self._groups.values()) > KEPT_BYTES:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(number)
         return self._groups[number]

@@ -91,6 +91,8 @@ def _run_partitions(
     listeners = [LogListener()] if listeners is None else listeners
     stop = stop or threading.Event()
     model = prepare_model(job, resolver)
+    if not job.template.columns:
+        log.warning("the template has no {column} placeholder, so that every row asks for the same")
     # Everything that can be known to be wrong with any partition is found before the first row of the first is spent.
     runs = [PartitionRun(job, partition, model, listeners, stop.is_set) for partition in partitions]
     n_workers = int(job.engine_options.get("n_workers", 1))

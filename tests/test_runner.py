@@ -34,6 +34,7 @@ from airflow_mullama.errors import (
 )
 from airflow_mullama.jobs import GenerateJob
 from airflow_mullama.progress import Snapshot
+from airflow_mullama.storage.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("no_worker_left")
 
@@ -709,3 +710,54 @@ def test_a_dead_engine_is_told_by_its_rows_failing_alike(tmp_path: Path, write_p
     with pytest.raises(EngineFailedError, match=r"'echo' is not working.*FileNotFoundError"):
         run_partition(job, source, tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_failures_that_may_pass_are_asked_again_by_the_next_attempt(
+    echo_job: Job, source: Path, output: Path, recorder: Any, request_log: Any
+) -> None:
+    stop = threading.Event()
+    strike = recorder(lambda snapshot: stop.set() if snapshot.done >= 30 else None)
+    broken = echo_job(faults={"fail": [3], "crash": [6]}, chunk_rows=5, delay_s=0.005, max_retries=0)
+    with pytest.raises(JobStoppedError):
+        run_partition(broken, source, output, listeners=[strike], stop=stop)
+
+    request_log.clear()
+    manifest = run_partition(echo_job(chunk_rows=5), source, output)
+
+    assert 3 in request_log.rows()
+    assert 6 not in request_log.rows()
+    assert manifest.error_types == {"engine_crash": 1}
+
+
+def test_a_template_that_asks_every_row_the_same_is_noted(
+    echo_job: Job, source: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_partition(echo_job(prompt_template="Write a haiku."), source, output)
+    assert "no {column} placeholder" in caplog.text
+
+
+def test_vectors_shorter_than_the_dimensions_asked_for_are_refused_before_the_run(
+    echo_embed_job: Job, source: Path, output: Path, started_workers: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match="dimensions is 16 and the vectors of 'echo' have 8 numbers"):
+        run_partition(echo_embed_job(dimensions=16), source, output)
+    assert len(started_workers) == 0
+
+
+def test_a_disk_that_does_not_answer_cannot_keep_the_task_from_stopping(
+    echo_job: Job, source: Path, output: Path, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    write = Stage.write
+
+    def slow_write(stage: Stage, *arguments: Any) -> None:
+        answered.wait(60)
+        write(stage, *arguments)
+
+    monkeypatch.setattr(Stage, "write", slow_write)
+    stop = threading.Event()
+    strike = recorder(lambda snapshot: stop.set() if snapshot.done >= 8 else None)
+    with pytest.raises(JobStoppedError, match=r"could not be kept: The stage takes too long"):
+        run_partition(echo_job(chunk_rows=5), source, output, listeners=[strike], stop=stop)
+    assert not answered.is_set()
+    answered.set()

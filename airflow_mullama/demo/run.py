@@ -173,6 +173,8 @@ class Demo:
         dags = self._dags()
         wanted = port or DEFAULT_PORT
         if not is_free(wanted):
+            if port is not None:
+                raise AirflowServerError(f"Port {port} is taken; give another one with --port, or leave it out.")
             port = free_port()
             console.print(f"Port {wanted} is taken, so the UI will be at port {port}.")
         console.print("Airflow starts: some seconds.")

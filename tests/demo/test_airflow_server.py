@@ -22,6 +22,7 @@ from airflow_mullama.demo.airflow_server import (
     has_unfinished_runs,
     is_free,
 )
+from airflow_mullama.demo.run import run_demo
 from airflow_mullama.demo.task_logs import RunLogs
 
 DAG_FILE = """
@@ -284,3 +285,12 @@ def _complaint(server: AirflowServer) -> str | None:
     except AirflowServerError as error:
         return str(error)
     return None
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert run_demo(tmp_path / "demo", ui=True, port=port, rows=140) == 1
+    assert f"Port {port} is taken; give another one with --port" in " ".join(capsys.readouterr().out.split())
