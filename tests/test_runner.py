@@ -758,6 +758,6 @@ def test_a_disk_that_does_not_answer_cannot_keep_the_task_from_stopping(
     stop = threading.Event()
     strike = recorder(lambda snapshot: stop.set() if snapshot.done >= 8 else None)
     with pytest.raises(JobStoppedError, match=r"could not be kept: The stage takes too long"):
-        run_partition(echo_job(chunk_rows=5), source, output, listeners=[strike], stop=stop)
+        run_partition(echo_job(chunk_rows=5, delay_s=0.01), source, output, listeners=[strike], stop=stop)
     assert not answered.is_set()
     answered.set()
