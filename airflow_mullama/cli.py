@@ -266,6 +266,8 @@ def summary_lines(manifest: dict[str, Any]) -> list[str]:
     else:
         spared = manifest["resumed_rows"] + manifest["reused_rows"]
         kept = f"; {spared} rows were already done" if spared else ""
+        if manifest["deduplicated_rows"]:
+            kept += f"; {manifest['deduplicated_rows']} rows asked the same as others and were not computed twice"
         rates = ""
         if manifest["computed_rows"]:
             rates = f"{manifest['rows_per_second']:.1f} rows/s, {manifest['tokens_per_second']:.0f} tokens/s, "

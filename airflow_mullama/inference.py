@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mullama.chunk_writer import ChunkCollector, chunk_schema, contract_batch, count_outcomes
+from airflow_mullama.duplicates import Duplicates
 from airflow_mullama.engines.base import EngineInfo
 from airflow_mullama.errors import JobStoppedError
 from airflow_mullama.jobs import Job
@@ -80,6 +81,7 @@ class Inference:
         self._collector = ChunkCollector(stage, self._schema, job.chunk_rows, events, raise_if_stopped)
         self._reader = RequestReader(source, job.template, chunks, stage, events)
         self._window = RequestWindow(session, job.task, job.max_retries)
+        self._duplicates = Duplicates()
         self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         self.info: EngineInfo | None = None
         self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
@@ -118,13 +120,13 @@ class Inference:
         self._accounted = time.monotonic()
         while reading or waiting or not self._window.idle:
             self._raise_if_stopped()
-            while waiting and self._window.wants_rows:
+            while waiting and self._wants_rows:
                 self._take(waiting.pop(0))
                 self._reader.taken()
             if self._window.send():
                 self._progress.announce(f"loading {self._model_name} into the engine {self._session.engine}")
             self._account_for_time()
-            event = self._next_event(has_work=bool(waiting) and self._window.wants_rows)
+            event = self._next_event(has_work=bool(waiting) and self._wants_rows)
             if isinstance(event, Piece):
                 waiting.append(event)
             elif isinstance(event, InputEnded):
@@ -135,6 +137,10 @@ class Inference:
                 self._engine_event(event)
             self._account_for_time()
             self._progress.tell_if_due()
+
+    @property
+    def _wants_rows(self) -> bool:
+        return self._window.wants_rows and self._duplicates.has_room
 
     def _next_event(self, *, has_work: bool) -> Any:
         timeout = POLL_SECONDS
@@ -155,7 +161,10 @@ class Inference:
             self._engine_started(event)
         if outcomes is not None:
             reached("result")
-            self._record(outcomes, computed=True)
+            batch = self._record(outcomes, computed=True)
+            copies, rows, texts = self._duplicates.settle(batch)
+            self._record_copies(copies)
+            self._window.offer(rows, texts)
 
     def _account_for_time(self) -> None:
         """Add the time since the last call to what the engine did meanwhile: compute, load, or wait for rows."""
@@ -177,13 +186,21 @@ class Inference:
         for error_type in {error.error_type for _, error in piece.errors}:
             same = [(row, error) for row, error in piece.errors if error.error_type is error_type]
             self._record(_without_request(self._job.task, error_type, same), computed=False)
-        self._window.offer(piece.rows, piece.texts)
+        rows, texts, copies = self._duplicates.sift(piece.rows, piece.texts)
+        self._record_copies(copies)
+        self._window.offer(rows, texts)
 
-    def _record(self, outcomes: pa.RecordBatch, *, computed: bool) -> None:
+    def _record(self, outcomes: pa.RecordBatch, *, computed: bool) -> pa.RecordBatch:
         batch = contract_batch(outcomes, self._schema, self._job.schema)
         self._collector.add(batch)
         self._progress.count(**vars(count_outcomes(batch)), computed=computed)
         self._sample(batch)
+        return batch
+
+    def _record_copies(self, copies: Sequence[pa.RecordBatch]) -> None:
+        for batch in copies:
+            self._collector.add(batch)
+            self._progress.count(**vars(count_outcomes(batch)), computed=False, deduplicated=True)
 
     def _sample(self, rows: pa.RecordBatch | pa.Table) -> None:
         error_type = rows.column("error_type")

@@ -44,6 +44,7 @@ class PartitionManifest:
         resumed_rows: rows found in the stage of an earlier attempt.
         repaired_rows: rows of the published output that failed and were asked again.
         reused_rows: rows taken from the published output of an earlier state of the input.
+        deduplicated_rows: rows that got the outcome of another row with the same request, in this attempt.
         request_fingerprint: the part of the fingerprint that is not the input's.
         output_schema: the JSON Schema of an answer, if there is one.
         constrained: whether the engine's decoding was held to it; ``None`` where no engine ran.
@@ -71,6 +72,7 @@ class PartitionManifest:
     started_at: str
     ended_at: str
     reused_rows: int = 0
+    deduplicated_rows: int = 0
     request_fingerprint: str = ""
     output_schema: Mapping[str, Any] | None = None
     constrained: bool | None = None
@@ -93,8 +95,8 @@ class PartitionManifest:
 
     @property
     def rows_per_second(self) -> float:
-        """Rows computed in this attempt over the seconds the engine had rows."""
-        return _rate(self.computed_rows, self.seconds.engine)
+        """Rows done in this attempt over the seconds the engine had rows."""
+        return _rate(self.computed_rows + self.deduplicated_rows, self.seconds.engine)
 
     def to_json(self) -> dict[str, Any]:
         """As it goes to XCom: only texts, numbers, lists and dictionaries."""
@@ -132,6 +134,7 @@ class PartitionManifest:
             resumed_rows=0,
             repaired_rows=0,
             reused_rows=0,
+            deduplicated_rows=0,
             seconds=Seconds(),
         )
 
@@ -158,6 +161,7 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
         resumed_rows=sum(one.resumed_rows for one in manifests),
         repaired_rows=sum(one.repaired_rows for one in manifests),
         reused_rows=sum(one.reused_rows for one in manifests),
+        deduplicated_rows=sum(one.deduplicated_rows for one in manifests),
         seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
         bytes_in=sum(one.bytes_in for one in manifests),
         bytes_out=sum(one.bytes_out for one in manifests),

@@ -267,6 +267,7 @@ class PartitionRun:
             resumed_rows=max(0, staged - self._kept - self._reused),
             repaired_rows=self._repaired,
             reused_rows=self._reused,
+            deduplicated_rows=progress.deduplicated_rows,
             request_fingerprint=self._request_fingerprint,
             output_schema=self._job.schema.json_schema if self._job.schema else None,
             constrained=info.constrained if info else None,

@@ -131,7 +131,7 @@ class Progress:
         """Count from nothing again; the time of the first row stays."""
         self.status_counts, self.error_types = {}, {}
         self.attempts = self.prompt_tokens = self.completion_tokens = self.done = 0
-        self._computed = self._computed_tokens = self._told_done = 0
+        self._computed = self._computed_tokens = self._told_done = self.deduplicated_rows = 0
 
     def engine_ready(self) -> None:
         """The rate counts from here: loading the model is not part of it."""
@@ -147,11 +147,13 @@ class Progress:
         prompt_tokens: int,
         completion_tokens: int,
         computed: bool,
+        deduplicated: bool = False,
     ) -> None:
         """Add rows that are accounted for.
 
         Args:
             computed: whether the engine did them in this attempt, so that they say something of its speed.
+            deduplicated: whether they got the outcome of another row with the same request.
         """
         _add(self.status_counts, status_counts)
         _add(self.error_types, error_types)
@@ -163,6 +165,9 @@ class Progress:
         if computed:
             self._computed += rows
             self._computed_tokens += prompt_tokens + completion_tokens
+        if deduplicated:
+            self.deduplicated_rows += rows
+        if computed or deduplicated:
             snapshot = self.snapshot()
             for listener in self._listeners:
                 listener.advance(snapshot)
@@ -175,7 +180,7 @@ class Progress:
     def snapshot(self) -> Snapshot:
         """The numbers now."""
         elapsed = self._clock() - self._started if self._started is not None else 0.0
-        rate = self._computed / elapsed if elapsed > 0 else 0.0
+        rate = (self._computed + self.deduplicated_rows) / elapsed if elapsed > 0 else 0.0
         left = self._total - self.done
         if left == 0:
             eta: float | None = 0.0

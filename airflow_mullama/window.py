@@ -147,6 +147,8 @@ class RequestWindow:
         )
 
     def _next_items(self, lane: Lane, capacity: int, lanes: int) -> Iterator[list[Item]]:
+        if lane.isolated in lane.in_flight:
+            return  # alone means alone, the last suspect too
         if lane.suspects:
             if not lane.in_flight:
                 lane.isolated = lane.suspects[0][0]

@@ -1,0 +1,145 @@
+"""Identical requests are asked once, and every row gets its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mullama.duplicates import Duplicates
+from airflow_mullama.runner import run_partition
+
+SCHEMA = pa.schema([("row", pa.int64()), ("response", pa.string()), ("error_type", pa.string())])
+
+
+def outcomes(rows: list[int], responses: list[str | None], errors: list[str | None]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"row": rows, "response": responses, "error_type": errors}, schema=SCHEMA)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcdef"), max_size=8), max_size=12),
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3), max_size=3),
+    st.integers(1, 400),
+    st.randoms(use_true_random=False),
+)
+def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(pieces, failures, remembered_bytes, random):
+    duplicates = Duplicates(remembered_bytes)
+    texts: list[str] = []
+    got: dict[int, str | None] = {}
+    queued: list[tuple[int, str]] = []
+
+    def take(batches: list[pa.RecordBatch]) -> None:
+        for batch in batches:
+            for line in batch.to_pylist():
+                assert line["row"] not in got
+                got[line["row"]] = line["response"]
+
+    def answer_some() -> None:
+        asked = [queued.pop(random.randrange(len(queued))) for _ in range(random.randint(1, len(queued)))]
+        fails = []
+        for _, text in asked:
+            failures[text] = failures.get(text, 0) - 1
+            fails.append("engine_error" if failures[text] >= 0 else None)
+        batch = outcomes(
+            [row for row, _ in asked],
+            [None if error else text.upper() for (_, text), error in zip(asked, fails, strict=True)],
+            fails,
+        )
+        take([batch])
+        copies, rows, again = duplicates.settle(batch)
+        take(copies)
+        queued.extend(zip(rows, again, strict=True))
+
+    for piece in pieces:
+        rows = range(len(texts), len(texts) + len(piece))
+        texts.extend(piece)
+        asked_rows, asked_texts, known = duplicates.sift(rows, piece)
+        take(known)
+        assert len(set(asked_texts)) == len(asked_texts)
+        queued.extend(zip(asked_rows, asked_texts, strict=True))
+        if queued and random.random() < 0.5:
+            answer_some()
+    while queued:
+        answer_some()
+
+    assert sorted(got) == list(range(len(texts)))
+    assert all(response in (None, text.upper()) for response, text in zip(map(got.get, range(len(texts))), texts, strict=True))
+    assert duplicates.waiting_rows == 0
+
+
+def test_a_failure_that_may_pass_is_not_handed_on():
+    duplicates = Duplicates()
+    assert duplicates.sift([0, 1, 2], ["x", "x", "x"])[:2] == ([0], ["x"])
+    copies, rows, texts = duplicates.settle(outcomes([0], [None], ["timeout"]))
+    assert (copies, rows, texts) == ([], [1], ["x"])
+    copies, rows, texts = duplicates.settle(outcomes([1], [None], ["prompt_too_long"]))
+    assert [copy.to_pylist() for copy in copies] == [[{"row": 2, "response": None, "error_type": "prompt_too_long"}]]
+    assert rows == []
+
+
+def test_what_is_remembered_is_bounded():
+    duplicates = Duplicates(remembered_bytes=10_000)
+    for row in range(5_000):
+        text = f"text {row}"
+        duplicates.sift([row], [text])
+        duplicates.settle(outcomes([row], [text], [None]))
+    assert duplicates._bytes <= 10_000
+    assert 0 < len(duplicates._known) < 200
+    assert duplicates.sift([9_000], ["text 0"])[0] == [9_000]
+    assert duplicates.sift([9_001], ["text 4999"])[0] == []
+
+
+def test_the_engine_is_asked_once_for_each_text_and_the_manifest_says_how_many_were_saved(
+    echo_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, request_log: Any
+):
+    texts = [None if row % 50 == 0 else f"text {row % 7}" for row in range(1000)]
+    source = write_parquet(tmp_path / "in.parquet", texts)
+
+    manifest = run_partition(echo_job(chunk_rows=64), source, tmp_path / "out.parquet")
+
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column("response").to_pylist() == texts
+    assert table.column("id").to_pylist() == list(range(1000))
+    assert len(request_log.rows()) == 7
+    assert (manifest.computed_rows, manifest.deduplicated_rows) == (7, 973)
+    assert manifest.status_counts == {"success": 980, "skipped": 20}
+    assert manifest.prompt_tokens == 2 * 980
+
+
+def test_the_duplicates_of_a_row_that_kills_the_worker_are_not_tried(
+    echo_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, request_log: Any
+):
+    source = write_parquet(tmp_path / "in.parquet", ["poison"] * 30 + ["sound"] * 30)
+
+    manifest = run_partition(echo_job(faults={"crash": [0]}, max_error_ratio=1.0), source, tmp_path / "out.parquet")
+
+    assert manifest.error_types == {"engine_crash": 30}
+    assert set(request_log.rows()) == {0, 30}
+
+
+def test_embeddings_are_shared_too(
+    echo_embed_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, request_log: Any
+):
+    source = write_parquet(tmp_path / "in.parquet", ["same", "other"] * 100)
+
+    run_partition(echo_embed_job(), source, tmp_path / "out.parquet")
+
+    vectors = pq.read_table(tmp_path / "out.parquet").column("embedding").to_pylist()
+    assert len(request_log.rows()) == 2
+    assert vectors == vectors[:2] * 100
+    assert vectors[0] != vectors[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampled_answers_are_shared_as_their_seed_comes_from_the_request(
+    temperature: float, echo_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, request_log: Any
+):
+    source = write_parquet(tmp_path / "in.parquet", ["same"] * 50)
+    run_partition(echo_job(sampling={"temperature": temperature}), source, tmp_path / "out.parquet")
+    assert len(request_log.rows()) == 1
