@@ -69,7 +69,7 @@ def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(pieces, fail
         answer_some()
 
     assert sorted(got) == list(range(len(texts)))
-    assert all(response in (None, text.upper()) for response, text in zip(map(got.get, range(len(texts))), texts, strict=True))
+    assert all(got[row] in (None, text.upper()) for row, text in enumerate(texts))
     assert duplicates.waiting_rows == 0
 
 

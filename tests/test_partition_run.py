@@ -176,3 +176,24 @@ def test_any_filesystem_that_fsspec_knows_will_do(echo_job: Any, texts: Texts) -
         assert run_job(echo_job(), "memory://lake/in", "memory://lake/out").skipped == "up_to_date"
     finally:
         filesystem.rm("/lake", recursive=True)
+
+
+def test_vectors_are_stored_without_a_dictionary_and_with_their_bytes_split(
+    echo_embed_job: Any, write_parquet: Any, texts: Any, tmp_path: Path
+) -> None:
+    nested = pa.table(
+        {
+            "text": texts(50),
+            "a.b": ["x", "y"] * 25,
+            "tags": pa.array([[{"name": "n"}]] * 50),
+            "old": pa.FixedSizeListArray.from_arrays(pa.array(range(100), pa.int32()), 2),
+        }
+    )
+    source = write_parquet(tmp_path / "in.parquet", nested)
+    run_partition(echo_embed_job(), source, tmp_path / "out.parquet")
+    group = pq.ParquetFile(tmp_path / "out.parquet").metadata.row_group(0)
+    encodings = {group.column(n).path_in_schema: group.column(n).encodings for n in range(group.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in encodings["embedding.list.element"]
+    assert "RLE_DICTIONARY" in encodings["a.b"]
+    assert "RLE_DICTIONARY" not in encodings["old.list.element"]
+    assert pq.read_table(tmp_path / "out.parquet", columns=nested.schema.names).equals(nested)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from airflow_mullama import __version__
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
@@ -42,7 +43,7 @@ class EchoEngine:
         self._faults = parse_faults(options.get("faults") or {})
         self._max_tokens = int(settings.settings.get("max_tokens", 0))
         self._log = options.get("request_log")
-        self.rows_per_call = 1 if self._delay_s or self._faults else 64
+        self.rows_per_call = 1 if self._delay_s or self._faults else 512
         n_parallel = int(options.get("n_parallel", 4))
         self.info = EngineInfo(
             engine="echo",
@@ -74,9 +75,17 @@ class EchoEngine:
                 log.write("".join(f"{request.row}\n" for request in requests))
         if self._delay_s:
             time.sleep(self._delay_s * len(requests))
-        return [self._answer(request) for request in requests]
+        if self._task == "embed":
+            vectors = hash_vectors([request.text for request in requests], self._dimensions)
+            return [
+                self._fault(request) or Embedding(vector, len(request.text.split()))
+                for request, vector in zip(requests, vectors, strict=True)
+            ]
+        return [self._fault(request) or self._answer(request) for request in requests]
 
-    def _answer(self, request: Request) -> Outcome:
+    def _fault(self, request: Request) -> RowError | None:
+        if not self._faults:
+            return None
         fault = self._faults.get(request.row)
         if fault == "crash" or (fault == "crash_once" and _first_time(self._log, request.row)):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -84,9 +93,10 @@ class EchoEngine:
             threading.Event().wait()
         if fault == "fail" or (fault == "fail_once" and request.attempt == 1):
             return RowError(ErrorType.ENGINE_ERROR, f"scripted failure of row {request.row}")
+        return None
+
+    def _answer(self, request: Request) -> Generation:
         words = request.text.split()
-        if self._task == "embed":
-            return Embedding(hash_vector(request.text, self._dimensions), len(words))
         cut = len(words) > self._max_tokens
         return Generation(
             response=" ".join(words[: self._max_tokens]) if cut else request.text,
@@ -104,10 +114,22 @@ def _first_time(log: str | None, row: int) -> bool:
         return sum(line.strip() == str(row) for line in lines) <= 1
 
 
-def hash_vector(text: str, dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A vector in [-1, 1) made of the text's hash; ``float32[dimensions]``."""
-    bytes_ = hashlib.shake_128(text.encode("utf-8", "surrogatepass")).digest(4 * dimensions)
-    return (np.frombuffer(bytes_, np.uint32).astype(np.float64) / 2**31 - 1).astype(np.float32)
+def hash_vectors(texts: Sequence[str], dimensions: int) -> npt.NDArray[np.float32]:
+    """Vectors in [-1, 1) made of the texts' hashes: ``float32[len(texts), dimensions]``."""
+    digests = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
+    # SplitMix64 spreads each text's 64 bits over its vector.
+    steps = np.arange(1, dimensions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = np.frombuffer(digests, np.uint64)[:, None] + steps
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    vectors: npt.NDArray[np.float32] = (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)
+    return vectors
+
+
+def hash_vector(text: str, dimensions: int) -> npt.NDArray[np.float32]:
+    """The vector of one text: ``float32[dimensions]``."""
+    (vector,) = hash_vectors([text], dimensions)
+    return vector
 
 
 def parse_faults(faults: Mapping[str, Any]) -> dict[int, str]:
