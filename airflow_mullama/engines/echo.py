@@ -128,7 +128,7 @@ def hash_vectors(texts: Sequence[str], dimensions: int) -> npt.NDArray[np.float3
 
 def hash_vector(text: str, dimensions: int) -> npt.NDArray[np.float32]:
     """The vector of one text: ``float32[dimensions]``."""
-    (vector,) = hash_vectors([text], dimensions)
+    vector: npt.NDArray[np.float32] = hash_vectors([text], dimensions)[0]
     return vector
 
 
