@@ -55,6 +55,7 @@ class Inference:
         info: of the engine, if it was needed.
         seconds: by what the engine did meanwhile: ``model_load``, ``waiting_for_input``, ``engine``; and ``writing``.
         staged_rows: rows that the stage held already.
+        cached_tokens: prompt tokens that the engine did not evaluate again.
         samples: a few errors with a row that has each.
     """
 
@@ -85,7 +86,7 @@ class Inference:
         self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         self.info: EngineInfo | None = None
         self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
-        self.staged_rows = 0
+        self.staged_rows = self.cached_tokens = 0
         self.samples: dict[tuple[str, str], int] = {}
 
     def run(self) -> None:
@@ -161,6 +162,8 @@ class Inference:
             self._engine_started(event)
         if outcomes is not None:
             reached("result")
+            if "cached_tokens" in outcomes.schema.names:
+                self.cached_tokens += pc.sum(outcomes.column("cached_tokens")).as_py() or 0
             batch = self._record(outcomes, computed=True)
             copies, rows, texts = self._duplicates.settle(batch)
             self._record_copies(copies)

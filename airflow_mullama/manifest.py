@@ -45,6 +45,8 @@ class PartitionManifest:
         repaired_rows: rows of the published output that failed and were asked again.
         reused_rows: rows taken from the published output of an earlier state of the input.
         deduplicated_rows: rows that got the outcome of another row with the same request, in this attempt.
+        cached_prompt_tokens: prompt tokens that the engine had evaluated before, for a row with the same beginning, and
+            did not evaluate again in this attempt.
         request_fingerprint: the part of the fingerprint that is not the input's.
         output_schema: the JSON Schema of an answer, if there is one.
         constrained: whether the engine's decoding was held to it; ``None`` where no engine ran.
@@ -73,6 +75,7 @@ class PartitionManifest:
     ended_at: str
     reused_rows: int = 0
     deduplicated_rows: int = 0
+    cached_prompt_tokens: int = 0
     request_fingerprint: str = ""
     output_schema: Mapping[str, Any] | None = None
     constrained: bool | None = None
@@ -135,6 +138,7 @@ class PartitionManifest:
             repaired_rows=0,
             reused_rows=0,
             deduplicated_rows=0,
+            cached_prompt_tokens=0,
             seconds=Seconds(),
         )
 
@@ -162,6 +166,7 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
         repaired_rows=sum(one.repaired_rows for one in manifests),
         reused_rows=sum(one.reused_rows for one in manifests),
         deduplicated_rows=sum(one.deduplicated_rows for one in manifests),
+        cached_prompt_tokens=sum(one.cached_prompt_tokens for one in manifests),
         seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
         bytes_in=sum(one.bytes_in for one in manifests),
         bytes_out=sum(one.bytes_out for one in manifests),

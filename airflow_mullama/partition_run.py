@@ -268,6 +268,7 @@ class PartitionRun:
             repaired_rows=self._repaired,
             reused_rows=self._reused,
             deduplicated_rows=progress.deduplicated_rows,
+            cached_prompt_tokens=inference.cached_tokens if inference else 0,
             request_fingerprint=self._request_fingerprint,
             output_schema=self._job.schema.json_schema if self._job.schema else None,
             constrained=info.constrained if info else None,

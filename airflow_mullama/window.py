@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mullama.errors import EngineFailedError, WorkerCrashError
+from airflow_mullama.prefix_order import side_by_side
 from airflow_mullama.rows import INVALID_OUTPUT_TYPES, RETRYABLE_ERROR_TYPES, ErrorType
 from airflow_mullama.steps import reached
 from airflow_mullama.worker.client import Event, Exited, Outcomes, Refused, Started, Stuck, request_batch
@@ -46,6 +47,7 @@ Item = tuple[int, int, str]  # row, attempt, text
 # A further worker is started for so many rows that wait: a few rows are no reason to load a model twice.
 ROWS_PER_WORKER = 16
 CAPACITY_UNTIL_LOADED = 64
+PARALLEL_UNTIL_LOADED = 16
 
 
 @dataclass
@@ -114,9 +116,12 @@ class RequestWindow:
     def _waiting(self) -> int:
         return len(self._pending) + len(self._retries) + sum(len(lane.suspects) for lane in self._lanes.values())
 
-    def offer(self, rows: Iterable[int], texts: Iterable[str]) -> None:
+    def offer(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Queue requests; they are sent by :meth:`send`."""
-        self._pending.extend((row, 1, text) for row, text in zip(rows, texts, strict=True))
+        items = [(row, 1, text) for row, text in zip(rows, texts, strict=True)]
+        info = self._session.info
+        order = side_by_side(texts, info.n_parallel if info else PARALLEL_UNTIL_LOADED)
+        self._pending.extend(items if order is None else (items[position] for position in order))
 
     def send(self) -> bool:
         """Fill the window, or start workers that are missing; whether one was started now."""

@@ -59,6 +59,7 @@ def outcomes(rows: list[int], errors: list[str | None], error_type: str = "engin
             "finish_reason": [None if failed else "stop" for failed in missing],
             "completion_tokens": [None if failed else 1 for failed in missing],
             "confidence": [None for _ in missing],
+            "cached_tokens": [None for _ in missing],
         },
         schema=outcome_schema("generate", None),
     )

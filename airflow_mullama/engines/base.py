@@ -75,6 +75,7 @@ class Generation:
         finish_reason: ``stop`` or ``length``.
         prompt_tokens, completion_tokens: the engine's counts.
         confidence: 0 to 1, where it was asked for and the engine can say.
+        cached_tokens: prompt tokens that the engine had evaluated before, for a row with the same beginning.
     """
 
     response: str
@@ -82,6 +83,7 @@ class Generation:
     prompt_tokens: int
     completion_tokens: int
     confidence: float | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -277,6 +277,7 @@ def _generation(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Generat
         finish_reason="length" if choice["finish_reason"] == "length" else "stop",
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
+        cached_tokens=(answer.get("timings") or {}).get("cache_n"),
     )
 
 

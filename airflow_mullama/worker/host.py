@@ -25,6 +25,7 @@ from airflow_mullama.engines.base import Engine, EngineSettings, Outcome, Reques
 from airflow_mullama.engines.registry import load_spec
 from airflow_mullama.errors import MullamaError
 from airflow_mullama.rows import ErrorType, RowError
+from airflow_mullama.worker.affinity import best_fit
 from airflow_mullama.worker.outcomes import OutcomeBatches
 from airflow_mullama.worker.protocol import (
     REQUEST_SCHEMA,
@@ -62,6 +63,7 @@ class Host:
         self._arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._prepared: deque[Request] = deque()
         self._prepared_changed = threading.Condition()
+        self._passed_over = 0
         self._finished: queue.SimpleQueue[tuple[Request, Outcome]] = queue.SimpleQueue()
         self._running: dict[int, tuple[float, Sequence[Request]]] = {}
 
@@ -133,14 +135,14 @@ class Host:
                 self._prepared_changed.notify(len(ready))
 
     def _run_forever(self, engine: Engine, number: int) -> None:
+        last: list[int] = []
         while True:
             with self._prepared_changed:
                 while not self._prepared:
                     self._prepared_changed.wait()
-                # A fair share: one thread must not take the rows that others wait for.
-                share = -(-len(self._prepared) // engine.info.calls)
-                count = min(engine.rows_per_call, max(1, share))
-                requests = [self._prepared.popleft() for _ in range(count)]
+                requests = self._take(engine, last)
+            if engine.rows_per_call == 1:
+                last = requests[0].tokens or []
             self._running[number] = (time.monotonic(), requests)
             try:
                 outcomes = engine.run(requests)
@@ -149,6 +151,20 @@ class Host:
             del self._running[number]
             for request, outcome in zip(requests, outcomes, strict=True):
                 self._finished.put((request, outcome))
+
+    def _take(self, engine: Engine, last: list[int]) -> list[Request]:
+        """The next requests of a thread; the lock is held."""
+        if engine.rows_per_call == 1:
+            # The oldest must not wait without end for those that fit better.
+            fits = best_fit(self._prepared, last) if last and self._passed_over < 4 * engine.info.calls else 0
+            self._passed_over = self._passed_over + 1 if fits else 0
+            self._prepared.rotate(-fits)
+            request = self._prepared.popleft()
+            self._prepared.rotate(fits)
+            return [request]
+        # A fair share: one thread must not take the rows that others wait for.
+        share = -(-len(self._prepared) // engine.info.calls)
+        return [self._prepared.popleft() for _ in range(min(engine.rows_per_call, max(1, share)))]
 
     def _send_forever(self, batches: OutcomeBatches, window: int) -> None:
         # The parent refills the window as outcomes arrive: most of it must never wait here for the last few.

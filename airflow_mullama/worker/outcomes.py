@@ -50,6 +50,7 @@ class OutcomeBatches:
                 pa.array([answer.finish_reason if answer else None for answer in answers], pa.string()),
                 pa.array([answer.completion_tokens if answer else None for answer in answers], pa.int32()),
                 pa.array([answer.confidence if answer else None for answer in answers], pa.float64()),
+                pa.array([answer.cached_tokens if answer else None for answer in answers], pa.int32()),
             ],
             schema=self._schema,
         )

@@ -53,6 +53,7 @@ def outcome_schema(task: str, dimensions: int | None) -> pa.Schema:
             ("finish_reason", pa.string()),
             ("completion_tokens", pa.int32()),
             ("confidence", pa.float64()),
+            ("cached_tokens", pa.int32()),
         ]
     )
 

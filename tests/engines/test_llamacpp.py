@@ -263,3 +263,23 @@ class TestEmbedding:
         (cut,) = self.embed(tmp_path, ["hello"], tiny_model, normalize=False, dimensions=8, dtype="float16")
         assert len(whole["embedding"]) == 64
         assert cut["embedding"] == pytest.approx(whole["embedding"][:8], rel=1e-2)
+
+
+@pytest.mark.integration
+def test_rows_about_the_same_document_evaluate_it_about_once(tmp_path: Path) -> None:
+    documents = [f"{number} document. " + f"fact {number * 37} " * 30 for number in range(12)]
+    texts = [f"{document} question {number}" for document in documents for number in range(8)]
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"text": texts}), source)
+    job = GenerateJob(
+        model="demo:ticket-tagger",
+        prompt_column="text",
+        chat=False,
+        max_tokens=2,
+        engine_options={"n_parallel": 8, "n_ctx": 512},
+    )
+
+    manifest = run_partition(job, source, tmp_path / "out.parquet")
+
+    # Side by side, eight slots would evaluate each document up to eight times: next to nothing would be cached.
+    assert manifest.cached_prompt_tokens > 0.5 * manifest.prompt_tokens
