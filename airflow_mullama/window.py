@@ -47,7 +47,6 @@ Item = tuple[int, int, str]  # row, attempt, text
 # A further worker is started for so many rows that wait: a few rows are no reason to load a model twice.
 ROWS_PER_WORKER = 16
 CAPACITY_UNTIL_LOADED = 64
-PARALLEL_UNTIL_LOADED = 16
 
 
 @dataclass
@@ -118,10 +117,14 @@ class RequestWindow:
 
     def offer(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Queue requests; they are sent by :meth:`send`."""
-        items = [(row, 1, text) for row, text in zip(rows, texts, strict=True)]
+        self._pending.extend(self._arranged([(row, 1, text) for row, text in zip(rows, texts, strict=True)]))
+
+    def _arranged(self, items: list[Item]) -> list[Item]:
         info = self._session.info
-        order = side_by_side(texts, info.n_parallel if info else PARALLEL_UNTIL_LOADED)
-        self._pending.extend(items if order is None else (items[position] for position in order))
+        if info is None:
+            return items  # again when it is known how many run at once
+        order = side_by_side([text for _, _, text in items], info.n_parallel)
+        return items if order is None else [items[position] for position in order]
 
     def send(self) -> bool:
         """Fill the window, or start workers that are missing; whether one was started now."""
@@ -191,7 +194,10 @@ class RequestWindow:
         """
         if isinstance(event, Started):
             if (seat := self._session.seat_of(event.worker)) is not None:
+                first = self._session.info is None
                 self._session.loaded(seat, event.info)
+                if first:
+                    self._pending = deque(self._arranged(list(self._pending)))
         elif isinstance(event, Refused):
             raise event.error
         elif isinstance(event, Outcomes):

@@ -22,14 +22,14 @@ def shared(tokens: list[int], other: list[int]) -> int:
 
 def test_the_longest_agreement_wins():
     last = list(range(100))
-    prepared = requests([9] * 50, last[:40] + [0], last[:90] + [0], last[:60] + [0])
+    prepared = requests([9] * 50, [*last[:40], 0], [*last[:90], 0], [*last[:60], 0])
     assert best_fit(prepared, last) == 2
 
 
 def test_a_small_gain_is_not_worth_leaving_the_order():
     last = list(range(100))
-    assert best_fit(requests(last[:50] + [0], last[: 50 + LEAST_GAIN_TOKENS - 1] + [0]), last) == 0
-    assert best_fit(requests(last[:50] + [0], last[: 50 + LEAST_GAIN_TOKENS] + [0]), last) == 1
+    assert best_fit(requests([*last[:50], 0], [*last[: 50 + LEAST_GAIN_TOKENS - 1], 0]), last) == 0
+    assert best_fit(requests([*last[:50], 0], [*last[: 50 + LEAST_GAIN_TOKENS], 0]), last) == 1
 
 
 def test_requests_without_tokens_keep_their_order():
