@@ -87,7 +87,7 @@ class LlamaCppEngine:
             version=importlib.metadata.version("xllamacpp"),
             n_parallel=self._chosen.n_parallel,
             calls=self._chosen.calls,
-            window=2 * self._chosen.calls * self._chosen.rows_per_call,
+            window=4 * self._chosen.calls * self._chosen.rows_per_call,
             n_ctx=self._chosen.n_ctx,
             dimensions=header.embedding_length if settings.task == "embed" else None,
             chat=settings.task == "generate" and self._uses_chat(header),
