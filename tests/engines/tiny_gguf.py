@@ -43,7 +43,7 @@ def write_tiny_gguf(
         ascii_only: give no weight to tokens that are parts of characters, so that every answer is text.
         without_tensor: leave this one out, so that the header is sound and the model is not.
     """
-    tokens, merges = _vocabulary()
+    tokens, merges = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_vocab_size(len(tokens))
@@ -77,7 +77,7 @@ def write_tiny_gguf(
     return path
 
 
-def _vocabulary() -> tuple[list[str], list[str]]:
+def vocabulary() -> tuple[list[str], list[str]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
