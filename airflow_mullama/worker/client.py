@@ -100,6 +100,7 @@ class Worker:
         self._settings = settings = replace(settings, scratch=self._scratch)
         self._refused: errors.MullamaError | None = None
         self._broken: str | None = None
+        self._running: tuple[int, ...] = ()
         self._deliver = deliver
         self._outcome_schema: pa.Schema | None = None
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
@@ -179,6 +180,9 @@ class Worker:
         self._stderr_thread.join(EXIT_SECONDS)
         if self._refused is not None:
             self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
+        if self._running and self._process.returncode == -signal.SIGALRM:
+            alone = len(self._running) == 1
+            self._deliver(Stuck(self._running) if alone else Stuck((), self._running))
         how = self._broken or describe_exit(self._process.returncode)
         self._deliver(Exited(self, how, tuple(self._stderr)))
 
@@ -193,6 +197,8 @@ class Worker:
             self._refused = error_class(value["message"])  # delivered with the last of the engine's own log
         elif kind is Frame.STUCK:
             self._deliver(Stuck(tuple(value["rows"]), tuple(value["shared"])))
+        elif kind is Frame.RUNNING:
+            self._running = tuple(value["rows"])
         elif kind is Frame.LOG:
             logging.getLogger(value["name"]).log(value["level"], "%s", value["message"])
 

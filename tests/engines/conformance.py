@@ -7,6 +7,7 @@ names it; see ``test_conformance.py``. What an engine cannot do is said there, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,8 +68,9 @@ class EngineUnderTest:
         spec = load_spec(self.name)
         return None if spec.available else f"the package {spec.package} is not installed"
 
-    def set_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whatever its worker processes need in their environment."""
+    def set_up(self) -> AbstractContextManager[None]:
+        """Whatever its worker processes need while its tests run."""
+        return nullcontext()
 
     def model(self, folder: Path) -> str:
         """A model that generates, made in the folder if need be; it is asked for once."""
@@ -103,8 +105,7 @@ class _Suite:
         reason = cls.engine.why_not()
         if reason is not None:
             pytest.skip(reason)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            cls.engine.set_up(monkeypatch)
+        with cls.engine.set_up():
             cls.folder = tmp_path_factory.mktemp(cls.__name__)
             cls.prepare()
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,8 @@ import numpy.typing as npt
 import pytest
 from conformance import Embeds, EngineUnderTest, Generates
 from tiny_gguf import write_tiny_gguf
+from tiny_llama import last_token_vectors
+from using_mullama_double import mullama_double
 
 from airflow_mullama.engines.echo import DEFAULT_DIMENSIONS, hash_vector
 
@@ -40,9 +43,38 @@ class LlamaCpp(EngineUnderTest):
         return str(write_tiny_gguf(folder / "tiny.gguf"))
 
     def reference_vectors(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        from tiny_llama import last_token_vectors
-
         return last_token_vectors(Path(model), texts)
+
+
+class Mullama(EngineUnderTest):
+    """The real bindings, where somebody built them."""
+
+    name = "mullama"
+    options: ClassVar = {"n_ctx": 512, "n_threads": 1}
+    pooling = "last"
+
+    def model(self, folder: Path) -> str:
+        return str(write_tiny_gguf(folder / "tiny.gguf"))
+
+    def reference_vectors(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return last_token_vectors(Path(model), texts)
+
+
+class MullamaDouble(Mullama):
+    """The adapter over a double that does what the bindings do: see ``mullama_double/mullama/facts.py``."""
+
+    def why_not(self) -> str | None:
+        return None
+
+    def set_up(self) -> AbstractContextManager[None]:
+        return mullama_double()
+
+    def reference_vectors(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        import mullama
+
+        loaded = mullama.Model.load(model)
+        vectors = np.stack([loaded.true_vector(loaded.tokenize(text), "last") for text in texts])
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class TestEchoGenerates(Generates):
@@ -59,3 +91,19 @@ class TestLlamaCppGenerates(Generates):
 
 class TestLlamaCppEmbeds(Embeds):
     engine = LlamaCpp()
+
+
+class TestMullamaGenerates(Generates):
+    engine = Mullama()
+
+
+class TestMullamaEmbeds(Embeds):
+    engine = Mullama()
+
+
+class TestMullamaDoubleGenerates(Generates):
+    engine = MullamaDouble()
+
+
+class TestMullamaDoubleEmbeds(Embeds):
+    engine = MullamaDouble()
