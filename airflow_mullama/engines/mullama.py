@@ -330,6 +330,15 @@ def check_model(
     task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, model: str
 ) -> None:
     """Refuse a model that the bindings crash on or answer nonsense with."""
+    _check_weights(header, model)
+    if task == "generate":
+        check_generation_model(settings, header, model)
+    else:
+        check_embedding_model(settings, header, model)
+        check_pooling(header, settings.get("pooling"), model)
+
+
+def _check_weights(header: GgufHeader, model: str) -> None:
     if header.tensor_count == 0 and int(header.metadata.get("split.count") or 0) <= 1:
         raise ConfigurationError(
             f"The model {model!r} holds a vocabulary and no weights, which ends mullama's process: take a whole model."
@@ -339,11 +348,6 @@ def check_model(
             f"The model {model!r} ({header.architecture}) has an encoder and a decoder, which the mullama bindings "
             "cannot run: take a decoder-only model."
         )
-    if task == "generate":
-        check_generation_model(settings, header, model)
-    else:
-        check_embedding_model(settings, header, model)
-        check_pooling(header, settings.get("pooling"), model)
 
 
 SPEC = EngineSpec(
