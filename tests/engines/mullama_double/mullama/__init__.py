@@ -3,7 +3,7 @@
 There is no llama.cpp in it. It reads a real GGUF file's header and vocabulary; its tokens are bytes; answers and
 vectors are drawn from a hash of all the tokens in the cache, so that whatever is wrong there shows. A prompt may script
 an answer with ``say:TEXT;`` and ``sayhex:BYTES;``, and a bad day with ``say-long;``, ``hang;`` and ``crash;``.
-``MULLAMA_DOUBLE_GPU=1`` gives it a GPU.
+``MULLAMA_DOUBLE_GPU=1`` gives it a GPU; the file of ``MULLAMA_DOUBLE_HANGS`` is made when it hangs.
 """
 
 from __future__ import annotations
