@@ -110,7 +110,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_environment(), **(environment or {})},
+            env={**child_environment(), **(environment or {})},
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))
@@ -230,8 +230,9 @@ def _with_native_reason(error: errors.MullamaError, stderr: Iterable[str]) -> er
     return error
 
 
-def _environment() -> dict[str, str]:
-    # The worker finds the package where this process found it, and never opens Airflow's database or configuration.
+def child_environment() -> dict[str, str]:
+    """The environment of a process that runs this package."""
+    # It finds the package where this process found it, and never opens Airflow's database or configuration.
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     environment["PYTHONUNBUFFERED"] = "1"
