@@ -11,7 +11,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent / "engines"))  # for the double, with importlib import mode
 
-from using_mullama_double import mullama_double
+from using_mullama import mullama_double
 
 from airflow_mullama.doctor import examine
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conformance import Embeds, EngineUnderTest, Generates
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import last_token_vectors
-from using_mullama_double import mullama_double
+from using_mullama import mullama_port, why_no_port
 
+from airflow_mullama import GenerateJob, run_partition
+from airflow_mullama.demo.tickets import PROMPT_TEMPLATE, generate_tickets
 from airflow_mullama.engines.echo import DEFAULT_DIMENSIONS, hash_vector
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_worker_left")]
@@ -60,21 +64,14 @@ class Mullama(EngineUnderTest):
         return last_token_vectors(Path(model), texts)
 
 
-class MullamaDouble(Mullama):
-    """The adapter over a double that does what the bindings do: see ``mullama_double/mullama/facts.py``."""
+class MullamaPort(Mullama):
+    """The adapter over a port of the bindings to the llama.cpp inside ``xllamacpp``."""
 
     def why_not(self) -> str | None:
-        return None
+        return why_no_port()
 
     def set_up(self) -> AbstractContextManager[None]:
-        return mullama_double()
-
-    def reference_vectors(self, model: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        import mullama
-
-        loaded = mullama.Model.load(model)
-        vectors = np.stack([loaded.true_vector(loaded.tokenize(text), "last") for text in texts])
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return mullama_port()
 
 
 class TestEchoGenerates(Generates):
@@ -101,9 +98,35 @@ class TestMullamaEmbeds(Embeds):
     engine = Mullama()
 
 
-class TestMullamaDoubleGenerates(Generates):
-    engine = MullamaDouble()
+class TestMullamaPortGenerates(Generates):
+    engine = MullamaPort()
 
 
-class TestMullamaDoubleEmbeds(Embeds):
-    engine = MullamaDouble()
+class TestMullamaPortEmbeds(Embeds):
+    engine = MullamaPort()
+
+
+@pytest.mark.skipif(why_no_port() is not None, reason=str(why_no_port()))
+def test_mullama_answers_as_llamacpp_does(tmp_path: Path) -> None:
+    tickets: list[str] = [ticket.text for ticket in generate_tickets(25, seed=3)]
+    pq.write_table(pa.table({"text": tickets}), tmp_path / "in.parquet")
+
+    def tagged(engine: str, **arguments: Any) -> list[dict[str, Any]]:
+        job = GenerateJob(
+            model="demo:ticket-tagger",
+            engine=engine,
+            engine_options={"n_threads": 1},
+            prompt_template=PROMPT_TEMPLATE,
+            max_tokens=48,
+            if_exists="overwrite",
+            **arguments,
+        )
+        run_partition(job, tmp_path / "in.parquet", tmp_path / "out.parquet", listeners=[])
+        return pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+    sampling = {"repeat_penalty": 1.3, "frequency_penalty": 0.4, "stop": [',"urgency']}
+    for arguments in ({}, {"system_prompt": "Be brief.", "sampling": sampling}):
+        with mullama_port():
+            ours = tagged("mullama", **arguments)
+        assert {row["status"] for row in ours} == {"success"}
+        assert ours == tagged("llamacpp", **arguments)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tiny_gguf import write_tiny_gguf
-from using_mullama_double import FOLDER, mullama_double
+from using_mullama import DOUBLE, mullama_double
 
 from airflow_mullama import ClassifyJob, EmbedJob, GenerateJob, run_partition
 from airflow_mullama.engines.base import EngineSettings
@@ -114,7 +114,7 @@ class TestInterpreterLock:
             [sys.executable, "-c", program, str(tiny_model), str(source), str(tmp_path / "out.parquet")],
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(FOLDER), *filter(None, sys.path)]),
+                "PYTHONPATH": os.pathsep.join([str(DOUBLE), *filter(None, sys.path)]),
                 "TMPDIR": str(scratch_root),
                 "MULLAMA_DOUBLE_HANGS": str(hangs),
             },

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tiny_encoder import write_encoder_header
 from tiny_gguf import ASSISTANT, BOS, END, SYSTEM, USER, USER_DEFINED, write_tiny_gguf
-from using_mullama_double import FOLDER, mullama_double
+from using_mullama import DOUBLE, mullama_double
 
 from airflow_mullama import GenerateJob
 from airflow_mullama.engines import mullama as adapter
@@ -585,5 +585,5 @@ def test_every_fact_has_its_guard_and_the_double_does_what_the_table_says() -> N
     with mullama_double():
         from mullama.facts import NAMES
     assert {guard.fact for guard in GUARDS} | GUARDED_ELSEWHERE == NAMES
-    double = "".join(path.read_text() for path in (FOLDER / "mullama").glob("*.py") if path.name != "facts.py")
+    double = "".join(path.read_text() for path in (DOUBLE / "mullama").glob("*.py") if path.name != "facts.py")
     assert [name for name in NAMES if f'"{name}"' not in double] == []
