@@ -87,6 +87,9 @@ class Worker:
         settings: what it is started with.
         deliver: takes :class:`Started`, :class:`Refused`, :class:`Outcomes`, :class:`Stuck` and :class:`Exited`.
         environment: variables that the process gets over those of this one.
+
+    Make it on a thread that outlives it: where the engine holds the interpreter lock, Linux ends the process together
+    with the thread that started it.
     """
 
     def __init__(

@@ -186,6 +186,20 @@ class Generates(_Suite):
         assert first != other
         assert first != self.plain.column("response")
 
+    def test_the_number_of_workers_changes_no_answer(self, started_workers: Any) -> None:
+        if "n_workers" not in load_spec(self.engine.name).checks:
+            pytest.skip(f"{self.engine.name} has one worker")
+        texts = [f"tell me about parcel {number}" for number in range(60)]
+        sampling = {**WARM, "seed": 7} if self.engine.samples else None
+        one, two = (
+            self.ask(texts, sampling=sampling, max_tokens=8, engine_options={**self.engine.options, "n_workers": count})
+            for count in (1, 2)
+        )
+        assert len(started_workers) == 3
+        assert two.column("response") == one.column("response")
+        assert two.column("error_type") == one.column("error_type")
+        assert "success" in two.column("status")
+
     def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(self) -> None:
         free = next(row for row in self.plain.rows if len(row["response"]) > 6)
         stop = free["response"][4:6]

@@ -89,8 +89,8 @@ class TestInterpreterLock:
         assert [row["response"] for row in rows] == ["a", None, "b"]
 
     def test_rows_within_their_timeout_are_left_alone(self, tmp_path: Path, tiny_model: Path) -> None:
-        _, rows = generate(tmp_path, ["say:a;"] * 20, tiny_model, row_timeout=30.0)
-        assert [row["response"] for row in rows] == ["a"] * 20
+        _, rows = generate(tmp_path, [f"say:{row};" for row in range(20)], tiny_model, row_timeout=30.0)
+        assert [row["response"] for row in rows] == [str(row) for row in range(20)]
 
     def test_stopping_ends_a_worker_that_hangs(self, tiny_model: Path) -> None:
         worker, _ = self.start(tiny_model)
