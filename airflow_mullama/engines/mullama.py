@@ -17,7 +17,7 @@ import numpy as np
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
 from airflow_mullama.engines.chat_template import render_chat_template
 from airflow_mullama.engines.model_checks import check_embedding_model, check_generation_model
-from airflow_mullama.engines.mullama_embeddings import Vector, check_pooling, choose_embedder
+from airflow_mullama.engines.mullama_embeddings import Embedder, Vector, check_pooling, choose_embedder
 from airflow_mullama.engines.mullama_settings import CHECKS, OUTPUT_OPTIONS, MullamaSettings, choose_settings
 from airflow_mullama.engines.prompt_frames import Frame, chat_frame, completion_frame, plain_pieces
 from airflow_mullama.engines.registry import EngineSpec
@@ -113,7 +113,7 @@ class MullamaEngine:
             self._model, n_ctx=chosen.n_ctx, n_batch=chosen.n_batch, n_threads=chosen.n_threads
         )
 
-    def _choose_embedder(self, header: GgufHeader) -> Any:
+    def _choose_embedder(self, header: GgufHeader) -> Embedder:
         chosen = self._chosen
         return choose_embedder(
             self._mullama,

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conformance import Embeds, EngineUnderTest, Generates
+from conformance import TEXTS, Embeds, EngineUnderTest, Generates
 from tiny_gguf import write_tiny_gguf
 from tiny_llama import last_token_vectors
 from using_mullama import mullama_port, why_no_port
 
-from airflow_mullama import GenerateJob, run_partition
+from airflow_mullama import EmbedJob, GenerateJob, run_partition
 from airflow_mullama.demo.tickets import PROMPT_TEMPLATE, generate_tickets
 from airflow_mullama.engines.echo import DEFAULT_DIMENSIONS, hash_vector
 
@@ -130,3 +130,22 @@ def test_mullama_answers_as_llamacpp_does(tmp_path: Path) -> None:
             ours = tagged("mullama", **arguments)
         assert {row["status"] for row in ours} == {"success"}
         assert ours == tagged("llamacpp", **arguments)
+
+
+@pytest.mark.skipif(why_no_port() is not None, reason=str(why_no_port()))
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_mullama_embeds_as_llamacpp_does(tmp_path: Path, tiny_model: Path, pooling: Any) -> None:
+    pq.write_table(pa.table({"text": [*TEXTS, "word " * 80, "a", ""]}), tmp_path / "in.parquet")
+
+    def embedded(engine: str) -> pa.Table:
+        job = EmbedJob(model=str(tiny_model), engine=engine, text_column="text", pooling=pooling, if_exists="overwrite")
+        run_partition(job, tmp_path / "in.parquet", tmp_path / "out.parquet", listeners=[])
+        return pq.read_table(tmp_path / "out.parquet")
+
+    with mullama_port():
+        ours = embedded("mullama")
+    theirs = embedded("llamacpp")
+    assert ours["prompt_tokens"] == theirs["prompt_tokens"]
+    assert set(ours["status"].to_pylist()) == {"success"}
+    vectors = [np.array(table["embedding"].to_pylist()) for table in (ours, theirs)]
+    assert np.einsum("ij,ij->i", *vectors).min() > 0.9999
