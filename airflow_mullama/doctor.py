@@ -16,13 +16,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from airflow_mullama.engines.registry import AUTO_ORDER, engine_names, load_spec
+from airflow_mullama.engines.registry import AUTO_ORDER, ECHO_MODEL, engine_names, load_spec
 from airflow_mullama.errors import MullamaError
 from airflow_mullama.jobs import EmbedJob, GenerateJob, Job
+from airflow_mullama.models.resolve import locate_model
 from airflow_mullama.paths import cache_directory
 from airflow_mullama.runner import prepare_model, run_partition
+from airflow_mullama.worker.client import child_environment, describe_exit
 
-PACKAGES = ("airflow-mullama", "apache-airflow", "pyarrow", "numpy", "xllamacpp", "tokenizers", "huggingface-hub")
+PACKAGES = (
+    "airflow-mullama",
+    "apache-airflow",
+    "pyarrow",
+    "numpy",
+    "xllamacpp",
+    "mullama",
+    "tokenizers",
+    "huggingface-hub",
+)
+SELF_TEST_MODEL = "demo:ticket-tagger"
 # In a process of its own: looking for GPUs loads drivers, which may fail in ways that end the process.
 DEVICES_PROGRAM = """
 import json, xllamacpp
@@ -56,6 +68,8 @@ def examine(console: Console, model: str | None, engine: str, engine_options: Ma
         _line(console, name, "ready" if spec.available else f"not installed: {spec.install}")
     if load_spec("llamacpp").available:
         works = _show_devices(console) and works
+    if load_spec("mullama").available:
+        _show_mullama(console, model)
     if model is not None:
         console.print("[bold]Model[/]")
         works = _show_model(console, model, engine, engine_options) and works
@@ -86,6 +100,26 @@ def _show_devices(console: Console) -> bool:
     if not any("GPU" in device["type"] for device in devices):
         _line(console, "GPU", "none seen: the wheel on the package index is for the CPU (README, 'GPU wheels')")
     return True
+
+
+def _show_mullama(console: Console, model: str | None) -> None:
+    """Try the bindings out, with the given model or a small one."""
+    console.print("[bold]mullama[/]")
+    try:
+        path = str(locate_model(model if model not in (None, ECHO_MODEL) else SELF_TEST_MODEL)[0])
+    except MullamaError as error:
+        _line(console, "self-test", str(error))
+        return
+    program = [sys.executable, "-m", "airflow_mullama.engines.mullama_self_test", path]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=child_environment())
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        _line(console, "self-test", f"the process {describe_exit(done.returncode)}: {reason}")
+        return
+    for name, text in found.items():
+        _line(console, name, text)
 
 
 def _show_model(console: Console, model: str, engine: str, engine_options: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from airflow_mullama import __version__
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
 from airflow_mullama.engines.options import Checked, Number, OfType, Whole
 from airflow_mullama.engines.registry import EngineSpec
+from airflow_mullama.engines.stop_texts import cut_at_stop
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.models.gguf_header import GgufHeader
 from airflow_mullama.rows import ErrorType, RowError
@@ -42,6 +43,7 @@ class EchoEngine:
         self._dimensions = int(options.get("dimensions", DEFAULT_DIMENSIONS))
         self._faults = parse_faults(options.get("faults") or {})
         self._max_tokens = int(settings.settings.get("max_tokens", 0))
+        self._stop = tuple((settings.settings.get("sampling") or {}).get("stop") or ())
         self._log = options.get("request_log")
         self.rows_per_call = 1 if self._delay_s or self._faults else 512
         n_parallel = int(options.get("n_parallel", 4))
@@ -97,12 +99,17 @@ class EchoEngine:
 
     def _answer(self, request: Request) -> Generation:
         words = request.text.split()
-        cut = len(words) > self._max_tokens
+        most = self._max_tokens if self._n_ctx is None else min(self._max_tokens, self._n_ctx - len(words))
+        cut = len(words) > most
+        text = " ".join(words[:most]) if cut else request.text
+        stopped = False
+        if self._stop:
+            text, _, stopped = cut_at_stop([text], self._stop)
         return Generation(
-            response=" ".join(words[: self._max_tokens]) if cut else request.text,
-            finish_reason="length" if cut else "stop",
+            response=text,
+            finish_reason="length" if cut and not stopped else "stop",
             prompt_tokens=len(words),
-            completion_tokens=min(len(words), self._max_tokens),
+            completion_tokens=len(text.split()) if stopped else min(len(words), most),
         )
 
 

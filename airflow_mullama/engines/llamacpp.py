@@ -22,20 +22,20 @@ import numpy as np
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
 from airflow_mullama.engines.label_confidence import TOP_TOKENS, label_confidence
 from airflow_mullama.engines.llamacpp_http import LocalServer
-from airflow_mullama.engines.llamacpp_prompts import (
-    Frame,
-    SpecialTokens,
-    chat_frame,
-    completion_frame,
-    plain_pieces,
-    require_chat_template,
-)
 from airflow_mullama.engines.llamacpp_settings import (
     CHECKS,
     OUTPUT_OPTIONS,
     ServerSettings,
     choose_settings,
     devices_words,
+)
+from airflow_mullama.engines.model_checks import check_embedding_model, check_generation_model
+from airflow_mullama.engines.prompt_frames import (
+    Frame,
+    SpecialTokens,
+    chat_frame,
+    completion_frame,
+    plain_pieces,
 )
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
@@ -355,24 +355,9 @@ def check_model(
         if not os.path.isfile(tokenizer):
             raise ConfigurationError(f"engine_options['tokenizer'] is {tokenizer!r}, and there is no such file.")
     if task == "generate":
-        if header.is_encoder:
-            raise ConfigurationError(
-                f"The model {model!r} ({header.architecture}) reads text and writes none: use it with "
-                "MullamaEmbedOperator, or take a generative model."
-            )
-        if settings.get("chat"):
-            require_chat_template(header, model)
-        return
-    if not settings.get("pooling") and not header.pooling_type:
-        raise ConfigurationError(
-            f"The model {model!r} does not say how its token vectors become one; set pooling='mean', 'cls' or 'last' "
-            "(its makers' page says which; 'last' for most generative models)."
-        )
-    dimensions = settings.get("dimensions")
-    if dimensions and header.embedding_length and dimensions > header.embedding_length:
-        raise ConfigurationError(
-            f"dimensions is {dimensions} and the vectors of {model!r} have {header.embedding_length} numbers."
-        )
+        check_generation_model(settings, header, model)
+    else:
+        check_embedding_model(settings, header, model)
 
 
 SPEC = EngineSpec(

@@ -74,6 +74,10 @@ class LocalServer:
         tokens: list[int] = answer["tokens"]
         return tokens
 
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's chat template, filled, up to where the answer begins."""
+        return str(self.post("/apply-template", {"messages": list(messages)})["prompt"])
+
     def tokenize_each(self, texts: Sequence[str | list[str]], separator: int) -> list[list[int]]:
         """Token ids of many plain texts in one call.
 

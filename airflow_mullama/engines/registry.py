@@ -42,6 +42,8 @@ class EngineSpec:
         check_model: refuses a model that cannot do the task; gets task, job settings, engine options, the model's
             header and name; raises MullamaError.
         vector_length: of the model's embeddings, from options and header.
+        holds_gil: its calls keep Python's interpreter lock, so that no other thread of the worker runs meanwhile. Such
+            an engine works on one call at a time.
     """
 
     name: str
@@ -53,6 +55,7 @@ class EngineSpec:
     output_options: frozenset[str] = frozenset()
     check_model: ModelCheck = _accept_any_model
     vector_length: VectorLength = _vector_length_of_header
+    holds_gil: bool = False
 
     @property
     def available(self) -> bool:
@@ -74,9 +77,10 @@ class EngineSpec:
 # In the order in which `auto` looks for an installed one; echo is never chosen for a real model.
 ENGINE_MODULES: Mapping[str, str] = {
     "llamacpp": "airflow_mullama.engines.llamacpp",
+    "mullama": "airflow_mullama.engines.mullama",
     "echo": "airflow_mullama.engines.echo",
 }
-AUTO_ORDER = ("llamacpp",)
+AUTO_ORDER = ("llamacpp", "mullama")
 ECHO_MODEL = "echo"
 
 

@@ -69,11 +69,13 @@ class GgufHeader:
         longest_token_bytes: length in bytes of the longest entry of the vocabulary, 0 without one.
         special_tokens: by id, entries of the vocabulary that are control tokens or were added by the model's makers,
             and which a tokenizer may therefore find in plain text; at most a few thousand.
+        tensor_count: how many tensors the file has; 0 for a file of vocabulary only.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     longest_token_bytes: int = 0
     special_tokens: dict[int, str] = field(default_factory=dict)
+    tensor_count: int = 0
 
     @property
     def architecture(self) -> str:
@@ -112,6 +114,11 @@ class GgufHeader:
     def is_encoder(self) -> bool:
         """Whether the model reads a text at once (BERT and its kin), so that it embeds and cannot generate."""
         return self.of_architecture("attention.causal") is False
+
+    @property
+    def has_encoder_and_decoder(self) -> bool:
+        """Whether an encoder reads the text and a decoder writes (T5 and its kin)."""
+        return self.of_architecture("decoder_start_token_id") is not None or self.architecture == "t5"
 
     @property
     def pooling_type(self) -> int | None:
@@ -179,7 +186,7 @@ class _Reader:
         if end > len(self._data):
             missing = end - len(self._data)
             raise ModelUnreadableError(_damaged(self._path, f"the last {missing:,} of its {end:,} bytes are missing"))
-        return GgufHeader(metadata, self._longest_token, special_tokens)
+        return GgufHeader(metadata, self._longest_token, special_tokens, tensor_count)
 
     def _scalar(self, code: str) -> Any:
         (value,) = struct.unpack_from("<" + code, self._data, self._at)

@@ -87,6 +87,9 @@ class Worker:
         settings: what it is started with.
         deliver: takes :class:`Started`, :class:`Refused`, :class:`Outcomes`, :class:`Stuck` and :class:`Exited`.
         environment: variables that the process gets over those of this one.
+
+    Make it on a thread that outlives it: where the engine holds the interpreter lock, Linux ends the process together
+    with the thread that started it.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Worker:
         self._settings = settings = replace(settings, scratch=self._scratch)
         self._refused: errors.MullamaError | None = None
         self._broken: str | None = None
+        self._running: tuple[int, ...] = ()
         self._deliver = deliver
         self._outcome_schema: pa.Schema | None = None
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
@@ -109,7 +113,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_environment(), **(environment or {})},
+            env={**child_environment(), **(environment or {})},
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))
@@ -179,6 +183,9 @@ class Worker:
         self._stderr_thread.join(EXIT_SECONDS)
         if self._refused is not None:
             self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
+        if self._running and self._process.returncode == -signal.SIGALRM:
+            alone = len(self._running) == 1
+            self._deliver(Stuck(self._running) if alone else Stuck((), self._running))
         how = self._broken or describe_exit(self._process.returncode)
         self._deliver(Exited(self, how, tuple(self._stderr)))
 
@@ -193,6 +200,8 @@ class Worker:
             self._refused = error_class(value["message"])  # delivered with the last of the engine's own log
         elif kind is Frame.STUCK:
             self._deliver(Stuck(tuple(value["rows"]), tuple(value["shared"])))
+        elif kind is Frame.RUNNING:
+            self._running = tuple(value["rows"])
         elif kind is Frame.LOG:
             logging.getLogger(value["name"]).log(value["level"], "%s", value["message"])
 
@@ -224,8 +233,9 @@ def _with_native_reason(error: errors.MullamaError, stderr: Iterable[str]) -> er
     return error
 
 
-def _environment() -> dict[str, str]:
-    # The worker finds the package where this process found it, and never opens Airflow's database or configuration.
+def child_environment() -> dict[str, str]:
+    """The environment of a process that runs this package."""
+    # It finds the package where this process found it, and never opens Airflow's database or configuration.
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     environment["PYTHONUNBUFFERED"] = "1"

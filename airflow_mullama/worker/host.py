@@ -3,10 +3,14 @@
 The main thread only reads the pipe, so that the process ends at once when the pipe closes, whatever the engine is
 doing. It always leaves by ``os._exit``: llama.cpp aborts or hangs when an interpreter is torn down around requests
 in flight.
+
+An engine that holds the interpreter lock stops all these threads while it computes. There the kernel does what threads
+cannot: it ends the process when the parent is gone, and when a row takes too long.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -19,10 +23,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 from airflow_mullama.engines.base import Engine, EngineSettings, Outcome, Request
-from airflow_mullama.engines.registry import load_spec
+from airflow_mullama.engines.registry import EngineSpec, load_spec
 from airflow_mullama.errors import MullamaError
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.worker.affinity import best_fit
@@ -40,6 +45,7 @@ from airflow_mullama.worker.protocol import (
 GATHER_SECONDS = 0.01
 # What a row may take beyond its timeout before the engine counts as hung; a sound engine ends it by itself.
 STUCK_GRACE_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class PipeLogHandler(logging.Handler):
@@ -80,30 +86,39 @@ class Host:
         configuration = json.loads(first[1])
         settings = EngineSettings(**configuration["settings"])
         logging.basicConfig(level=logging.INFO, handlers=[PipeLogHandler(self)], format="%(message)s")
+        spec = load_spec(configuration["engine"])
+        if spec.holds_gil:
+            _end_with_parent()
+            if settings.scratch is not None:  # who is killed cannot clean up: nothing must be there
+                shutil.rmtree(settings.scratch, ignore_errors=True)
+                settings = replace(settings, scratch=None)
         # A load may hold the interpreter for seconds; the pipe must be watched meanwhile, so it runs on a thread.
-        _start_thread(self._start, configuration["engine"], settings)
+        _start_thread(self._start, spec, settings)
         while (frame := read_frame(self._incoming)) is not None:
             if frame[0] is Frame.REQUESTS:
                 self._arrived.put(frame[1])
 
-    def _start(self, engine_name: str, settings: EngineSettings) -> None:
+    def _start(self, spec: EngineSpec, settings: EngineSettings) -> None:
         try:
-            engine = load_spec(engine_name).start(settings)
+            engine = spec.start(settings)
         except MullamaError as error:
             self.send_json(Frame.FAILED, {"error": type(error).__name__, "message": str(error)})
             os._exit(1)
         except Exception as error:
             logging.getLogger(__name__).exception("the engine did not start")
-            message = f"The engine {engine_name!r} did not start: {type(error).__name__}: {error}"
+            message = f"The engine {spec.name!r} did not start: {type(error).__name__}: {error}"
             self.send_json(Frame.FAILED, {"error": "ModelLoadError", "message": message})
             os._exit(1)
         batches = OutcomeBatches(settings, engine.info.dimensions)
         _start_thread(self._prepare_forever, engine)
         _start_thread(self._send_forever, batches, engine.info.window)
-        for number in range(engine.info.calls):
-            _start_thread(self._run_forever, engine, number)
-        if settings.row_timeout is not None:
-            _start_thread(self._watch_forever, settings.row_timeout)
+        if spec.holds_gil:
+            _start_thread(self._run_alone_forever, engine, batches, settings.row_timeout)
+        else:
+            for number in range(engine.info.calls):
+                _start_thread(self._run_forever, engine, number)
+            if settings.row_timeout is not None:
+                _start_thread(self._watch_forever, settings.row_timeout)
         self.send_json(Frame.READY, vars(engine.info))
 
     def _prepare_forever(self, engine: Engine) -> None:
@@ -137,20 +152,33 @@ class Host:
     def _run_forever(self, engine: Engine, number: int) -> None:
         last: list[int] = []
         while True:
-            with self._prepared_changed:
-                while not self._prepared:
-                    self._prepared_changed.wait()
-                requests = self._take(engine, last)
+            requests = self._next_requests(engine, last)
             if engine.rows_per_call == 1:
                 last = requests[0].tokens or []
             self._running[number] = (time.monotonic(), requests)
-            try:
-                outcomes = engine.run(requests)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is these rows' outcome
-                outcomes = [_engine_error(error)] * len(requests)
+            outcomes = _computed(engine, requests)
             del self._running[number]
             for request, outcome in zip(requests, outcomes, strict=True):
                 self._finished.put((request, outcome))
+
+    def _run_alone_forever(self, engine: Engine, batches: OutcomeBatches, row_timeout: float | None) -> None:
+        """For an engine that holds the interpreter: between two of its calls no other thread can be relied on."""
+        while True:
+            requests = self._next_requests(engine, last=[])
+            if row_timeout is not None:
+                self.send_json(Frame.RUNNING, {"rows": [request.row for request in requests]})
+                signal.setitimer(signal.ITIMER_REAL, row_timeout * len(requests) + STUCK_GRACE_SECONDS)
+            outcomes = _computed(engine, requests)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            batch = batches.build(list(zip(requests, outcomes, strict=True)))
+            with self._write_lock:
+                write_batch(self._outgoing, Frame.OUTCOMES, batch)
+
+    def _next_requests(self, engine: Engine, last: list[int]) -> list[Request]:
+        with self._prepared_changed:
+            while not self._prepared:
+                self._prepared_changed.wait()
+            return self._take(engine, last)
 
     def _take(self, engine: Engine, last: list[int]) -> list[Request]:
         """The next requests of a thread; the lock is held."""
@@ -212,6 +240,22 @@ def _start_thread(target: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
+def _computed(engine: Engine, requests: Sequence[Request]) -> list[Outcome]:
+    try:
+        return engine.run(requests)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is these rows' outcome
+        return [_engine_error(error)] * len(requests)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, which is the one that runs the job.
+
+    Only Linux can. Elsewhere this process ends when the row in work is done: then the main thread sees the closed pipe.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _engine_error(error: Exception) -> RowError:
     return RowError(ErrorType.ENGINE_ERROR, f"{type(error).__name__}: {error}")
 
@@ -222,6 +266,7 @@ def main() -> None:
     # what this one has finished, then the pipe closes.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process: what a row's time limit relies on
     incoming = os.fdopen(os.dup(0), "rb", buffering=1 << 20)
     outgoing = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     devnull = os.open(os.devnull, os.O_RDONLY)

@@ -34,6 +34,9 @@ class Frame(IntEnum):
     STUCK = 7
     """worker → parent, last: JSON ``{"rows": [...], "shared": [...]}``: rows past their timeout that would not
     end, each in a call of its own, and rows that shared a call, so that one of them may be the guilty one."""
+    RUNNING = 8
+    """worker → parent: JSON ``{"rows": [...]}``: what an engine that holds the interpreter begins; if SIGALRM ends the
+    worker, these rows were beyond their timeout."""
 
 
 REQUEST_SCHEMA = pa.schema(

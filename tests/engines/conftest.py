@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tiny_gguf, with importlib 
 
 from tiny_gguf import write_tiny_gguf
 
+pytest.register_assert_rewrite("conformance")
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

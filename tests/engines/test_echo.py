@@ -69,3 +69,11 @@ def test_faults_are_keyed_by_row() -> None:
 def test_a_fault_that_makes_no_sense_is_refused(faults: Any, named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         parse_faults(faults)
+
+
+def test_an_answer_ends_before_a_stop_text_and_at_the_end_of_n_ctx() -> None:
+    settings = {"max_tokens": 9, "sampling": {"stop": ["three"]}}
+    stopping = EchoEngine(EngineSettings(task="generate", model="echo", options={"n_ctx": 7}, settings=settings))
+    before, cut = stopping.run([Request(0, 1, "one two three four"), Request(1, 1, "a b c d e")])
+    assert before == Generation("one two ", "stop", 4, 2)
+    assert cut == Generation("a b", "length", 5, 2)

@@ -32,6 +32,9 @@ def write_tiny_gguf(
     context_length: int = 512,
     ascii_only: bool = True,
     without_tensor: str | None = None,
+    vocabulary_only: bool = False,
+    add_bos: bool = True,
+    pooling: int | None = None,
 ) -> Path:
     """Write the model.
 
@@ -42,8 +45,11 @@ def write_tiny_gguf(
         context_length: tokens it says it was trained for.
         ascii_only: give no weight to tokens that are parts of characters, so that every answer is text.
         without_tensor: leave this one out, so that the header is sound and the model is not.
+        vocabulary_only: leave all of them out.
+        add_bos: whether its texts begin with a token of its own.
+        pooling: llama.cpp's number of the pooling it declares.
     """
-    tokens, merges = _vocabulary()
+    tokens, merges = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_vocab_size(len(tokens))
@@ -63,12 +69,14 @@ def write_tiny_gguf(
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(END)
     writer.add_pad_token_id(0)
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(add_bos)
     writer.add_add_eos_token(False)
+    if pooling is not None:
+        writer.add_pooling_type(gguf.PoolingType(pooling))
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for name, values in _tensors(tokens, ascii_only).items():
-        if name != without_tensor:
+        if name != without_tensor and not vocabulary_only:
             writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -77,7 +85,7 @@ def write_tiny_gguf(
     return path
 
 
-def _vocabulary() -> tuple[list[str], list[str]]:
+def vocabulary() -> tuple[list[str], list[str]]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -2,7 +2,7 @@
 
 The chat template is rendered once, around a marker that stands for the row's message. Per row only the message is
 tokenized, as plain text, and put between the fixed tokens of what is before and after it. llama.cpp's own chat route
-would parse ``<|im_end|>`` in a message as the end of the message.
+would parse ``<|im_end|>`` in a message as the end of the message. Every engine over llama.cpp's tokenizers uses this.
 """
 
 from __future__ import annotations
@@ -11,10 +11,23 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from airflow_mullama.engines.llamacpp_http import LocalServer
-from airflow_mullama.errors import ChatTemplateMissingError, ModelLoadError
+from airflow_mullama.errors import ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader
+
+
+class PromptTokenizer(Protocol):
+    """An engine's tokenizer and chat template."""
+
+    def tokenize(self, content: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of a text, if asked with the model's own tokens around it, or with those that it spells."""
+        ...
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The model's chat template, filled, up to where the answer begins; a system message may be moved into the
+        user's. Raises ModelLoadError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,10 +38,10 @@ class SpecialTokens:
     after: list[int]
 
     @classmethod
-    def of(cls, server: LocalServer) -> SpecialTokens:
+    def of(cls, tokenizer: PromptTokenizer) -> SpecialTokens:
         """Find out by tokenizing a text with and without them."""
-        plain = server.tokenize("a")
-        whole = server.tokenize("a", add_special=True)
+        plain = tokenizer.tokenize("a")
+        whole = tokenizer.tokenize("a", add_special=True)
         for start in range(len(whole) - len(plain) + 1):
             if whole[start : start + len(plain)] == plain:
                 return cls(whole[:start], whole[start + len(plain) :])
@@ -55,20 +68,20 @@ class Frame:
     guarded: tuple[str, ...] = ()
 
 
-def completion_frame(server: LocalServer, system_prompt: str | None) -> Frame:
+def completion_frame(tokenizer: PromptTokenizer, system_prompt: str | None) -> Frame:
     """For a model without chat template: the system prompt, an empty line, the row's text."""
     before = f"{system_prompt}\n\n" if system_prompt else ""
-    return Frame(head=SpecialTokens.of(server).before, tail=[], plain_before=before)
+    return Frame(head=SpecialTokens.of(tokenizer).before, tail=[], plain_before=before)
 
 
-def chat_frame(server: LocalServer, header: GgufHeader, system_prompt: str | None) -> Frame:
+def chat_frame(tokenizer: PromptTokenizer, header: GgufHeader, system_prompt: str | None) -> Frame:
     """Render the model's chat template around a marker and split it there.
 
     Raises:
         ModelLoadError: the template does not render, or does not pass a message through.
     """
     marker = "mullama" + secrets.token_hex(12)
-    prompt = _render(server, system_prompt, marker)
+    prompt = _render(tokenizer, system_prompt, marker)
     before, found, after = prompt.partition(marker)
     if not found or marker in after:
         raise ModelLoadError(
@@ -78,16 +91,16 @@ def chat_frame(server: LocalServer, header: GgufHeader, system_prompt: str | Non
     special_texts = tuple(header.special_tokens.values())
     head_text, plain_before = _split_after_last_special(before, special_texts)
     plain_after, tail_text = _split_before_first_special(after, special_texts)
-    special = SpecialTokens.of(server)
-    head = server.tokenize(head_text, parse_special=True) if head_text else []
+    special = SpecialTokens.of(tokenizer)
+    head = tokenizer.tokenize(head_text, parse_special=True) if head_text else []
     if special.before and head[: len(special.before)] != special.before:
         head = special.before + head
     return Frame(
         head=head,
-        tail=server.tokenize(tail_text, parse_special=True) if tail_text else [],
+        tail=tokenizer.tokenize(tail_text, parse_special=True) if tail_text else [],
         plain_before=plain_before,
         plain_after=plain_after,
-        strip=f" {marker} " not in _render(server, system_prompt, f" {marker} "),
+        strip=f" {marker} " not in _render(tokenizer, system_prompt, f" {marker} "),
         guarded=_guarded(header, prompt),
     )
 
@@ -108,11 +121,11 @@ def _guarded(header: GgufHeader, prompt: str) -> tuple[str, ...]:
     )
 
 
-def _render(server: LocalServer, system_prompt: str | None, message: str) -> str:
-    # A template without a system role is llama.cpp's to handle: it puts the system prompt before the user's message.
+def _render(tokenizer: PromptTokenizer, system_prompt: str | None, message: str) -> str:
+    # A template without a system role is the engine's to handle: it puts the system prompt before the user's message.
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": message})
-    prompt = str(server.post("/apply-template", {"messages": messages})["prompt"])
+    prompt = tokenizer.render_chat(messages)
     if system_prompt and system_prompt.strip() not in prompt:
         raise ModelLoadError(
             "The model's chat template drops the system prompt; put it at the front of prompt_template instead."
@@ -144,12 +157,3 @@ def plain_pieces(text: str, guarded: Sequence[str]) -> str | list[str]:
         return text
     borders = [0, *sorted(cuts), len(text)]
     return [text[start:end] for start, end in itertools.pairwise(borders)]
-
-
-def require_chat_template(header: GgufHeader, model: str) -> None:
-    """Raise ChatTemplateMissingError if the model carries none."""
-    if header.chat_template is None:
-        raise ChatTemplateMissingError(
-            f"chat=True, and the model {model!r} carries no chat template; set chat=False or leave it out, or use a "
-            "GGUF file with a template."
-        )
