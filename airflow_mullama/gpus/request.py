@@ -40,6 +40,7 @@ class GpuRequest:
                     raise ConfigurationError(
                         f"gpus has {wanted!r}; its entries must be GPU numbers or UUIDs such as 'GPU-5d5ba0d6'."
                     )
+            object.__setattr__(self, "gpus", tuple(gpus))
             return
         raise ConfigurationError(f"gpus is {gpus!r}; it must be {FORMS}.")
 
