@@ -14,6 +14,7 @@ import re
 import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from airflow_mullama.errors import ConfigurationError
@@ -24,6 +25,7 @@ DEFAULT_DIRECTORY = "/tmp/airflow-mullama-gpus"  # noqa: S108 - see above and lo
 SHARED_DIRECTORY_MODE = 0o1777
 SHARED_FILE_MODE = 0o666
 HOLDER_BYTES = 100
+PATIENCE_SECONDS = 1.0
 
 _HOLDER = re.compile(r"(\d{1,10}) ([\w.-]{1,64})\n?", re.ASCII)
 
@@ -73,6 +75,7 @@ def open_lock_file(path: Path) -> int:
         ConfigurationError: something else goes by its name.
     """
     flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    patient_until = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             try:
@@ -87,6 +90,9 @@ def open_lock_file(path: Path) -> int:
                 continue
             os.fchmod(descriptor, SHARED_FILE_MODE)
         except OSError as error:
+            if isinstance(error, PermissionError) and time.monotonic() < patient_until:
+                time.sleep(0.01)  # another user has just made it, and the umask is not yet undone
+                continue
             raise _not_a_lock_file(path) from error
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_mullama.gpus.devices import Gpu
-from airflow_mullama.gpus.locks import open_lock_file, read_holder, try_lock, try_lock_path, write_holder
+from airflow_mullama.gpus.locks import read_holder, try_lock, try_lock_path, write_holder
 
 OUTER_LOCK = "queue.lock"
 OUTER_POLL_SECONDS = 0.01
@@ -129,11 +129,10 @@ class Ticket:
 
     @contextlib.contextmanager
     def _outer_lock(self) -> Iterator[None]:
-        descriptor = open_lock_file(self._directory / OUTER_LOCK)
+        while (descriptor := try_lock_path(self._directory / OUTER_LOCK)) is None:
+            self._raise_if_stopped()
+            time.sleep(OUTER_POLL_SECONDS)
         try:
-            while not try_lock(descriptor):
-                self._raise_if_stopped()
-                time.sleep(OUTER_POLL_SECONDS)
             yield
         finally:
             os.close(descriptor)
