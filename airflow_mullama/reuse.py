@@ -21,6 +21,7 @@ from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ErrorType, ResultColumns
 from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.parquet_input import BATCH_ROWS, ParquetInput
 from airflow_mullama.storage.stage import Chunk
+from airflow_mullama.storage.vector_columns import from_stored
 
 # 24 bytes a row: memory stays flat. Rows of an output beyond this are not looked up, only computed again.
 MOST_INDEXED_ROWS = 4_000_000
@@ -86,9 +87,9 @@ class PreviousOutcomes:
     def _group(self, number: int) -> pa.Table:
         if number not in self._groups:
             table = self._file.read_row_group(number, columns=self._names, use_threads=False)
-            self._groups[number] = pa.table(
-                [table.column(name) for name in self._names], schema=self._columns.schema
-            ).combine_chunks()
+            types = self._columns.schema.types
+            columns = [from_stored(table.column(name), kind) for name, kind in zip(self._names, types, strict=True)]
+            self._groups[number] = pa.table(columns, schema=self._columns.schema).combine_chunks()
             while len(self._groups) > 1 and sum(table.nbytes for table in self._groups.values()) > KEPT_BYTES:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(number)

@@ -14,6 +14,7 @@ from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, ResultColumns
 from airflow_mullama.storage.parquet_input import ParquetInput
 from airflow_mullama.storage.parquet_output import PublishedOutput
 from airflow_mullama.storage.stage import Chunk, Stage
+from airflow_mullama.storage.vector_columns import may_be_stored_as
 
 
 def stage_good_rows(
@@ -65,7 +66,7 @@ def stage_reused_rows(
     needed = {*template.distinct_columns, *(output_prefix + field.name for field in columns.fields)}
     schema = pq.read_schema(published.location.path, filesystem=published.location.filesystem)
     fits = needed <= set(schema.names) and all(
-        schema.field(output_prefix + field.name).type == field.type for field in columns.fields
+        may_be_stored_as(schema.field(output_prefix + field.name).type, field.type) for field in columns.fields
     )
     if not fits:
         return 0

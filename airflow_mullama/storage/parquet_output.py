@@ -21,6 +21,7 @@ from airflow_mullama.steps import reached
 from airflow_mullama.storage.commit import publish_file, writing
 from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.parquet_input import BATCH_ROWS, ParquetInput
+from airflow_mullama.storage.vector_columns import from_stored, is_vector, stored_type, to_stored
 
 ROW_GROUP_ROWS = 25_000
 ROW_GROUP_BYTES = 64 << 20
@@ -43,7 +44,11 @@ class PublishedOutput:
         names = [output_prefix + field.name for field in columns.fields]
         with pq.ParquetFile(self.location.path, filesystem=self.location.filesystem, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=names, use_threads=False):
-                yield pa.RecordBatch.from_arrays([batch.column(name) for name in names], schema=columns.schema)
+                arrays = [
+                    from_stored(batch.column(name), kind)
+                    for name, kind in zip(names, columns.schema.types, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=columns.schema)
 
 
 def read_published(location: Location) -> PublishedOutput | None:
@@ -105,7 +110,7 @@ def write_output(
         StageVanishedError: outcomes are missing, or the unpublished file was removed.
         OutputNotWritableError: the place refuses to be written.
     """
-    added = [field.with_name(output_prefix + field.name) for field in columns.fields]
+    added = [field.with_name(output_prefix + field.name).with_type(stored_type(field.type)) for field in columns.fields]
     schema = pa.schema([*source.schema, *added], metadata=source.schema.metadata)
     if target.is_local:
         local_path = temporary.path
@@ -140,7 +145,7 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
     vectors = {
         f"{field.name}.list.element": pa.types.is_float32(field.type.value_type)
         for field in schema
-        if pa.types.is_fixed_size_list(field.type)
+        if is_vector(field.type)
     }
     if not vectors:
         return {"compression": "zstd"}
@@ -177,7 +182,7 @@ def _joined(
         check_stopped()
         table = outcomes.take(start, batch.num_rows)
         start += batch.num_rows
-        arrays = [*batch.columns, *(table.column(name) for name in names)]
+        arrays = [*batch.columns, *(to_stored(table.column(name)) for name in names)]
         yield pa.table(arrays, schema=schema)
     if start != source.rows or outcomes.left():
         raise AccountingError(f"The input had {source.rows} rows and {start} were read again; nothing was published.")

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from airflow_mullama import errors
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
+from airflow_mullama.gpus.lease import inherited_descriptors
 from airflow_mullama.worker.protocol import REQUEST_SCHEMA, Frame, outcome_schema, read_batch, read_frame, write_frame
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**child_environment(), **(environment or {})},
+            pass_fds=inherited_descriptors(environment or {}),
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))

@@ -52,13 +52,16 @@ def run_dag(airflow_home: Path) -> Callable[..., Any]:
 @pytest.fixture
 def shipped_dag(airflow_home: Path) -> Callable[[str], Any]:
     """A DAG of `dags/`, read as the DAG processor reads it."""
+    bundle = {"bundle_path": DAGS, "bundle_name": "dags-folder"}
     try:
         from airflow.dag_processing.dagbag import DagBag
     except ImportError:  # Airflow 3.1
         from airflow.models.dagbag import DagBag
 
+        del bundle["bundle_name"]
+
     def load(dag_id: str) -> Any:
-        bag = DagBag(str(DAGS), bundle_path=DAGS, bundle_name="dags-folder", collect_dags=True)
+        bag = DagBag(str(DAGS), **bundle, collect_dags=True)
         assert bag.import_errors == {}
         return bag.dags[dag_id]
 
@@ -69,9 +72,13 @@ def _store(dag: Any) -> None:
     """Put a DAG where the database knows DAGs from, as the DAG processor does."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.models.serialized_dag import SerializedDagModel
-    from airflow.serialization.definitions.dag import SerializedDAG
     from airflow.serialization.serialized_objects import LazyDeserializedDAG
     from airflow.utils.session import create_session
+
+    try:
+        from airflow.serialization.definitions.dag import SerializedDAG
+    except ImportError:  # Airflow 3.1
+        from airflow.serialization.serialized_objects import SerializedDAG
 
     with create_session() as session:
         DagBundlesManager().sync_bundles_to_db(session=session)

@@ -19,6 +19,7 @@ from airflow_mullama.demo.minilm import GGUF_NAME, PACKAGE, TOKENIZER_NAME
 from airflow_mullama.demo.run import EMBED, TAG, DemoDag, dags_directory
 from airflow_mullama.models.resolve import locate_model
 from airflow_mullama.paths import cache_directory
+from airflow_mullama.storage.vector_columns import stored_type
 
 ROWS = 280
 
@@ -141,7 +142,7 @@ def test_tag_tickets(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any
 def test_embed_tickets(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], lake: LakeSummary) -> None:
     run = run_dag(shipped_dag(EMBED.dag_id), outputs(EMBED, lake))
     for _, output in check_run(run, EMBED, lake):
-        assert output.schema.field("embedding").type == pa.list_(pa.float32(), 384)
+        assert output.schema.field("embedding").type == stored_type(pa.list_(pa.float32(), 384))
         for row in output.to_pylist():
             if row["status"] == "success":
                 assert sum(number * number for number in row["embedding"]) == pytest.approx(1.0, abs=1e-4)

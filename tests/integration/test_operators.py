@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mullama.storage.vector_columns import stored_type
+
 pytestmark = pytest.mark.integration
 
 REFERENCE = Path(__file__).parents[1] / "data" / "minilm-reference.parquet"
@@ -164,11 +166,11 @@ def test_a_connection_gives_defaults_and_arguments_win(
     arguments: dict[str, Any] = {"input_path": str(source), "text_column": "text", "mullama_conn_id": "gpu_box"}
     instance = run_operator("MullamaEmbedOperator", output_path=str(tmp_path / "five.parquet"), **arguments)
     assert instance.state == "success"
-    assert pq.read_schema(tmp_path / "five.parquet").field("embedding").type == pa.list_(pa.float32(), 5)
+    assert pq.read_schema(tmp_path / "five.parquet").field("embedding").type == stored_type(pa.list_(pa.float32(), 5))
     run_operator(
         "MullamaEmbedOperator", output_path=str(tmp_path / "7.parquet"), engine_options={"dimensions": 7}, **arguments
     )
-    assert pq.read_schema(tmp_path / "7.parquet").field("embedding").type == pa.list_(pa.float32(), 7)
+    assert pq.read_schema(tmp_path / "7.parquet").field("embedding").type == stored_type(pa.list_(pa.float32(), 7))
 
 
 def test_execution_timeout_keeps_what_is_finished(
