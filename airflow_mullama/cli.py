@@ -150,6 +150,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="what to do about an output that is there: go on and repair (resume), compute it anew, or fail",
     )
     parser.add_argument("--output-prefix", default="", metavar="TEXT", help="put before each added column's name")
+    parser.add_argument(
+        "--gpus",
+        type=_gpus,
+        metavar="GPUS",
+        help="GPUs to lease: auto, all, a number, or a list such as 0,2 (none)",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole manifest on standard output")
 
 
@@ -171,8 +177,17 @@ def parse_engine_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def _gpus(text: str) -> str | int | list[str]:
+    """``auto``, ``all``, a number of GPUs, or a list of their ids (``0,`` for the first alone)."""
+    if text in ("auto", "all"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _common_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
-    names = ("model", "engine", "require_gpu", "max_retries", "row_timeout", "max_error_ratio", "chunk_rows")
+    names = ("model", "engine", "require_gpu", "max_retries", "row_timeout", "max_error_ratio", "chunk_rows", "gpus")
     return {
         **{name: getattr(parsed, name) for name in (*names, "if_exists", "output_prefix")},
         "engine_options": parse_engine_options(parsed.option),

@@ -85,7 +85,7 @@ class Inference:
         self._duplicates = Duplicates()
         self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         self.info: EngineInfo | None = None
-        self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
+        self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "waiting_for_gpu", "engine", "writing"), 0.0)
         self.staged_rows = self.cached_tokens = 0
         self.samples: dict[tuple[str, str], int] = {}
 
@@ -124,7 +124,10 @@ class Inference:
             while waiting and self._wants_rows:
                 self._take(waiting.pop(0))
                 self._reader.taken()
+            waited = self._session.waited_seconds
             if self._window.send():
+                self.seconds["waiting_for_gpu"] += self._session.waited_seconds - waited
+                self._accounted += self._session.waited_seconds - waited
                 self._progress.announce(f"loading {self._model_name} into the engine {self._session.engine}")
             self._account_for_time()
             event = self._next_event(has_work=bool(waiting) and self._wants_rows)

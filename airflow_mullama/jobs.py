@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from airflow_mullama.engines.registry import EngineSpec, engine_spec
 from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.gpus.request import GpuRequest, Gpus
 from airflow_mullama.prompts import PromptTemplate
 from airflow_mullama.rows import (
     EMBEDDING_COLUMN_NAMES,
@@ -49,6 +50,8 @@ class Job:
         max_error_ratio: the share of rows, 0 to 1, that may fail before the task does, after the output is written.
         chunk_rows: rows made durable together.
         if_exists: what to do about an output that is already there: ``resume``, ``overwrite``, ``error``.
+        gpus: which GPUs the job has for itself, a worker on each: ``"auto"`` for a free one, a number of them,
+            ``"all"``, a list, or ``None`` to lease none. It waits until they are free.
         output_prefix: put before each added column's name.
     """
 
@@ -62,6 +65,7 @@ class Job:
     chunk_rows: int = 1000
     if_exists: Literal["resume", "overwrite", "error"] = "resume"
     output_prefix: str = ""
+    gpus: Gpus = None
 
     task: ClassVar[Literal["generate", "embed"]]
 
@@ -85,6 +89,7 @@ class Job:
             )
         object.__setattr__(self, "engine_options", dict(self.engine_options))
         self.engine_spec.validate_options(self.engine_options)
+        object.__setattr__(self, "gpus", GpuRequest(self.gpus).gpus)
 
     @property
     def engine_spec(self) -> EngineSpec:

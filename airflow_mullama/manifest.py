@@ -23,6 +23,7 @@ class Seconds:
         total: from opening the input to the published output.
         model_load: until the engine was ready (0 if it was already, or was not needed).
         waiting_for_input: the engine was idle because no row was ready.
+        waiting_for_gpu: every GPU that would do was taken.
         engine: the engine had rows.
         writing: the output was written and published.
     """
@@ -30,6 +31,7 @@ class Seconds:
     total: float = 0.0
     model_load: float = 0.0
     waiting_for_input: float = 0.0
+    waiting_for_gpu: float = 0.0
     engine: float = 0.0
     writing: float = 0.0
 

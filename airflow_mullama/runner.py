@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Union
 
 from airflow_mullama.engines.base import EngineSettings
-from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError
+from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, JobStoppedError
+from airflow_mullama.gpus import GpuLease, GpuRequest, lease_gpus
 from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, merge_manifests
 from airflow_mullama.models.resolve import Model, model_without_file, resolve_model
@@ -95,8 +96,9 @@ def _run_partitions(
         log.warning("the template has no {column} placeholder, so that every row asks for the same")
     # Everything that can be known to be wrong with any partition is found before the first row of the first is spent.
     runs = [PartitionRun(job, partition, model, listeners, stop.is_set) for partition in partitions]
-    n_workers = int(job.engine_options.get("n_workers", 1))
-    session = EngineSession(job.engine_spec.name, engine_settings(job, model), lambda: [{}] * n_workers)
+    session = EngineSession(
+        job.engine_spec.name, engine_settings(job, model), lambda: _lease_workers(job, listeners, stop)
+    )
     try:
         manifests = [run.run(session) for run in runs]
     finally:
@@ -104,6 +106,23 @@ def _run_partitions(
     manifest = manifests[0] if len(manifests) == 1 else merge_manifests(manifests)
     _check_error_budget(job, manifests, manifest)
     return manifest
+
+
+def _lease_workers(job: Job, listeners: Sequence[ProgressListener], stop: threading.Event) -> GpuLease:
+    """The GPUs of a job, with a worker for each; without one, as many workers as its engine is to have."""
+
+    def raise_if_stopped() -> None:
+        if stop.is_set():
+            raise JobStoppedError("Stopped before the engine was started; what was finished before is kept.")
+
+    def announce(message: str) -> None:
+        for listener in listeners:
+            listener.announce(message)
+
+    lease = lease_gpus(GpuRequest(job.gpus), raise_if_stopped, announce)
+    if not lease.gpus:
+        lease.environments *= int(job.engine_options.get("n_workers", 1))
+    return lease
 
 
 def prepare_model(job: Job, resolver: Resolver = resolve_location) -> Model:

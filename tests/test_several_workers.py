@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mullama.engines.base import EngineSettings
-from airflow_mullama.errors import WorkerCrashError
+from airflow_mullama.errors import ConfigurationError, JobStoppedError, WorkerCrashError
+from airflow_mullama.gpus import GpuLease, GpuRequest, lease_gpus
 from airflow_mullama.jobs import GenerateJob
 from airflow_mullama.runner import run_partition
 from airflow_mullama.window import ROWS_PER_WORKER, RequestWindow
@@ -113,7 +115,9 @@ def session() -> Any:
         options={"faults": {"hang": list(range(1000))}, "n_parallel": 2},
         settings={"max_tokens": 10, "sampling": {}},
     )
-    session = EngineSession("echo", settings, lambda: [{"SEAT": "first"}, {"SEAT": "second"}])
+    lease = GpuLease()
+    lease.environments = [{"SEAT": "first"}, {"SEAT": "second"}]
+    session = EngineSession("echo", settings, lambda: lease)
     yield session
     session.close()
 
@@ -167,3 +171,84 @@ def test_suspects_are_tried_by_their_own_seat_even_when_few_rows_are_left(sessio
     window.send()
 
     assert list(window._lanes[1].in_flight) == had[:1]
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_MULLAMA_GPUS", "0,1")
+    monkeypatch.setenv("AIRFLOW_MULLAMA_GPU_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_job_on_two_gpus_has_a_worker_on_each(
+    job: Callable[..., GenerateJob],
+    write_parquet: Callable[..., Path],
+    texts: Callable[..., list[str]],
+    workers: Callable[[], list[psutil.Process]],
+    recorder: Any,
+    tmp_path: Path,
+):
+    source = write_parquet(tmp_path / "in.parquet", texts(300))
+    seen: set[str] = set()
+    listener = recorder(lambda snapshot: seen.update(one.environ()["CUDA_VISIBLE_DEVICES"] for one in workers()))
+
+    manifest = run_partition(job(gpus=2), source, tmp_path / "out.parquet", listeners=[listener])
+
+    assert manifest.status_counts == {"success": 300}
+    assert seen == {"0", "1"}
+    assert any("computing on" in line for line in listener.announcements)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_job_waits_for_its_gpu_says_so_and_counts_the_time(
+    job: Callable[..., GenerateJob],
+    write_parquet: Callable[..., Path],
+    texts: Callable[..., list[str]],
+    recorder: Any,
+    tmp_path: Path,
+):
+    source = write_parquet(tmp_path / "in.parquet", texts(20))
+    taken = lease_gpus(GpuRequest("all"))
+
+    class Listener(recorder):  # type: ignore[misc]
+        def announce(self, message: str) -> None:
+            super().announce(message)
+            if message.startswith("waiting for a GPU"):
+                taken.close()
+
+    listener = Listener()
+    manifest = run_partition(job(gpus="auto"), source, tmp_path / "out.parquet", listeners=[listener])
+
+    assert manifest.status_counts == {"success": 20}
+    assert manifest.seconds.waiting_for_gpu > 0
+    assert manifest.seconds.waiting_for_gpu + manifest.seconds.waiting_for_input < manifest.seconds.total
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_an_unchanged_partition_needs_no_gpu_and_a_stop_ends_the_waiting(
+    job: Callable[..., GenerateJob],
+    write_parquet: Callable[..., Path],
+    texts: Callable[..., list[str]],
+    recorder: Any,
+    tmp_path: Path,
+):
+    source = write_parquet(tmp_path / "in.parquet", texts(20))
+    run_partition(job(), source, tmp_path / "out.parquet")
+    with lease_gpus(GpuRequest("all")):
+        assert run_partition(job(gpus=1), source, tmp_path / "out.parquet").skipped == "up_to_date"
+
+        stop = threading.Event()
+
+        class Listener(recorder):  # type: ignore[misc]
+            def announce(self, message: str) -> None:
+                if message.startswith("waiting for a GPU"):
+                    stop.set()
+
+        with pytest.raises(JobStoppedError, match="before the engine was started"):
+            run_partition(job(gpus=1), source, tmp_path / "other.parquet", listeners=[Listener()], stop=stop)
+
+
+def test_gpus_that_make_no_sense_are_refused(job: Callable[..., GenerateJob]):
+    with pytest.raises(ConfigurationError, match="gpus is 0; it must be"):
+        job(gpus=0)

@@ -58,6 +58,8 @@ class MullamaOperator(BaseOperator):
         chunk_rows: rows made durable together.
         if_exists: ``resume``, ``overwrite`` or ``error``.
         output_prefix: put before each added column's name.
+        gpus: which GPUs the task has for itself, a worker on each: ``"auto"`` for a free one, a number of them,
+            ``"all"``, a list, or ``None`` to lease none (docs/gpus.md).
         mullama_conn_id: connection with defaults for model, engine and engine options; it need not exist.
     """
 
@@ -81,6 +83,7 @@ class MullamaOperator(BaseOperator):
         chunk_rows: int = 1000,
         if_exists: str = "resume",
         output_prefix: str = "",
+        gpus: str | int | Sequence[int | str] | None = None,
         mullama_conn_id: str = MullamaHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -97,6 +100,7 @@ class MullamaOperator(BaseOperator):
         self.chunk_rows = chunk_rows
         self.if_exists = if_exists
         self.output_prefix = output_prefix
+        self.gpus = gpus
         self.mullama_conn_id = mullama_conn_id
 
     def job_arguments(self) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class MullamaOperator(BaseOperator):
             "chunk_rows": self.chunk_rows,
             "if_exists": self.if_exists,
             "output_prefix": self.output_prefix,
+            "gpus": self.gpus,
         }
 
     def _partition_name(self) -> str:

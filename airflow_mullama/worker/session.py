@@ -7,15 +7,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
+from airflow_mullama.gpus import GpuLease
 from airflow_mullama.worker.client import WORKER_EVENTS, Event, Worker
 
 log = logging.getLogger(__name__)
-
-Environments = Sequence[Mapping[str, str]]
 
 
 @dataclass(eq=False)
@@ -44,19 +43,24 @@ class EngineSession:
     Args:
         engine: the engine's name.
         settings: what each worker is started with.
-        environments: called when the first worker is started; one worker runs for each environment it returns. It may
+        lease: called when the first worker is started; one worker runs for each environment of what it returns. It may
             wait, for a free GPU.
+
+    Attributes:
+        waited_seconds: how long it did.
     """
 
     def __init__(
         self,
         engine: str,
         settings: EngineSettings,
-        environments: Callable[[], Environments] = lambda: [{}],
+        lease: Callable[[], GpuLease] = GpuLease,
     ) -> None:
         self.engine = engine
         self._settings = settings
-        self._environments = environments
+        self._take_lease = lease
+        self._lease: GpuLease | None = None
+        self.waited_seconds = 0.0
         self._lock = threading.Lock()
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.seats: list[Seat] = []
@@ -86,8 +90,10 @@ class EngineSession:
         Returns:
             Whether one was started now.
         """
-        if not self.seats:
-            self.seats = [Seat(number, environment) for number, environment in enumerate(self._environments())]
+        if self._lease is None:
+            self._lease = self._take_lease()
+            self.waited_seconds = self._lease.waited_seconds
+            self.seats = [Seat(number, environment) for number, environment in enumerate(self._lease.environments)]
         present = sum(seat.worker is not None for seat in self.seats)
         started = False
         # Those that are needed first, so that they count.
@@ -137,3 +143,5 @@ class EngineSession:
         """End the workers for good; their memory is free when this returns."""
         for seat in self.seats:
             self.lost(seat)
+        if self._lease is not None:
+            self._lease.close()
