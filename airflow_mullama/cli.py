@@ -133,8 +133,13 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", nargs="+", metavar="INPUT", help="Parquet file or directory, local or a URL")
     parser.add_argument("output", metavar="OUTPUT", help="Parquet file or directory, local or a URL")
-    parser.add_argument("--model", required=True, metavar="MODEL", help="GGUF path, hf://, URL, demo:NAME or echo")
-    parser.add_argument("--engine", default="auto", metavar="ENGINE", help="auto, llamacpp or echo (auto)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="GGUF path, hf://, URL, demo:NAME, echo, or its name on a server",
+    )
+    parser.add_argument("--engine", default="auto", metavar="ENGINE", help="auto, llamacpp, openai or echo (auto)")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option, such as n_ctx=8192"
     )

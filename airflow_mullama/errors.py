@@ -88,6 +88,14 @@ class GpuNotAvailableError(MullamaError):
     """GPU layers are required and the engine sees no GPU."""
 
 
+class EndpointUnavailableError(MullamaError):
+    """The server of the engine ``openai`` does not answer, or has no model yet. It may later."""
+
+
+class CredentialsRefusedError(MullamaError):
+    """The server of the engine ``openai`` refuses the API key, or wants one."""
+
+
 class DependencyMissingError(MullamaError):
     """An optional package that this use needs is not installed."""
 

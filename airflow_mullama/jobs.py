@@ -41,7 +41,8 @@ class Job:
     """What generation and embedding share.
 
     Args:
-        model: a GGUF file's path, ``hf://owner/repo/file.gguf``, an object-store URL, ``demo:NAME``, or ``echo``.
+        model: a GGUF file's path, ``hf://owner/repo/file.gguf``, an object-store URL, ``demo:NAME``, or ``echo``; for
+            the engine ``openai``, the name that the server knows.
         engine: ``auto``, or an engine's name.
         engine_options: the engine's own settings, such as ``n_gpu_layers``, ``n_ctx``, ``n_batch``, ``n_parallel``.
         require_gpu: fail where layers are to go to a GPU and the engine sees none; otherwise warn.
@@ -73,7 +74,7 @@ class Job:
         if not isinstance(self.model, str) or not self.model:
             raise ConfigurationError(
                 f"model is {self.model!r}; name a GGUF file, hf://owner/repo/file.gguf, an object-store URL, "
-                "demo:ticket-tagger, demo:minilm or echo."
+                "demo:ticket-tagger, demo:minilm or echo, or for engine='openai' the model's name on the server."
             )
         _whole("max_retries", self.max_retries, 0, 100)
         _whole("chunk_rows", self.chunk_rows, 1, MAX_CHUNK_ROWS)
@@ -87,7 +88,7 @@ class Job:
             raise ConfigurationError(
                 f"engine_options must be a dictionary such as {{'n_ctx': 4096}}, not {self.engine_options!r}."
             )
-        object.__setattr__(self, "engine_options", dict(self.engine_options))
+        object.__setattr__(self, "engine_options", self.engine_spec.with_secrets_hidden(self.engine_options))
         self.engine_spec.validate_options(self.engine_options)
         object.__setattr__(self, "gpus", GpuRequest(self.gpus).gpus)
 

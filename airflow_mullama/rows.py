@@ -43,6 +43,9 @@ class ErrorType(str, Enum):
     ZERO_EMBEDDING = "zero_embedding"
     RATE_LIMITED = "rate_limited"
     HTTP_ERROR = "http_error"
+    """The server of the engine ``openai`` failed, or the way to it did."""
+    REQUEST_REFUSED = "request_refused"
+    """That server wants this request in no case: a status such as 400 or 422, or its content filter."""
 
     @property
     def status(self) -> Status:

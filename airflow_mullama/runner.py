@@ -129,12 +129,15 @@ def prepare_model(job: Job, resolver: Resolver = resolve_location) -> Model:
     """Find the job's model and check that it can do the job, without loading it.
 
     Raises:
-        EngineNotAvailableError, ModelNotFoundError, ModelUnreadableError, ConfigurationError, ChatTemplateMissingError
+        EngineNotAvailableError, ModelNotFoundError, ModelUnreadableError, ConfigurationError,
+            ChatTemplateMissingError, EndpointUnavailableError, CredentialsRefusedError
     """
     spec = job.engine_spec
     spec.require_available()
     model = resolve_model(job.model, resolver) if spec.needs_model_file else model_without_file(job.model)
     spec.check_model(job.task, job.engine_settings(), job.engine_options, model.header, job.model)
+    if job.task == "embed":
+        model = replace(model, vector_length=spec.vector_length(job.engine_options, model.header, job.model))
     tokenizer = job.engine_options.get("tokenizer")
     return model if tokenizer is None else replace(model, tokenizer=tokenizer)
 

@@ -35,6 +35,9 @@ RESTARTS_WITHOUT_PROGRESS = 3
 CRASHES_IN_A_ROW = 10
 # Likewise for rows that do not end.
 HANGS_IN_A_ROW = 50
+# Likewise for rows that a server did not answer, all tries of each.
+UNANSWERED_IN_A_ROW = 50
+UNANSWERED_TYPES = (ErrorType.HTTP_ERROR.value, ErrorType.RATE_LIMITED.value)
 # So many rows, the first of a session, all failing alike: the engine is dead and the other rows are not spent on it.
 DEAD_ENGINE_ROWS = 16
 
@@ -87,6 +90,7 @@ class RequestWindow:
         self._shared: set[int] = set()
         self._crashes = 0
         self._hangs = 0
+        self._unanswered = 0
         self._first_errors: list[str] | None = []
         self._random = random.Random(0)
 
@@ -224,7 +228,9 @@ class RequestWindow:
         else:
             self._first_errors = None
         if batch.column("error_type").null_count:
-            self._crashes = self._hangs = 0
+            self._crashes = self._hangs = self._unanswered = 0
+        else:
+            self._refuse_dead_server(batch)
         return _with_attempts(batch, [attempt for _, attempt, _ in items])
 
     def _without_retried(self, batch: pa.RecordBatch, items: list[Item]) -> tuple[pa.RecordBatch, list[Item]]:
@@ -265,6 +271,18 @@ class RequestWindow:
                     f"The engine {self._session.engine!r} is not working: the first {len(self._first_errors)} rows all "
                     f"failed with: {message}; no further row was spent on it."
                 )
+
+    def _refuse_dead_server(self, batch: pa.RecordBatch) -> None:
+        if set(batch.column("error_type").to_pylist()) - set(UNANSWERED_TYPES):
+            self._unanswered = 0  # it refuses rows, so it is there
+            return
+        self._unanswered += batch.num_rows
+        if self._unanswered >= UNANSWERED_IN_A_ROW:
+            raise EngineFailedError(
+                f"The server of the engine {self._session.engine!r} is not working: {self._unanswered} rows, one after "
+                f"the other, had no answer in all their tries, the last with: {batch.column('error')[-1].as_py()}; no "
+                "further row is spent on it."
+            )
 
     def _exited(self, event: Exited, seat: Seat) -> pa.RecordBatch | None:
         was_loading = seat.info is None

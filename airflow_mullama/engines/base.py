@@ -73,15 +73,15 @@ class Generation:
     Args:
         response: the text.
         finish_reason: ``stop`` or ``length``.
-        prompt_tokens, completion_tokens: the engine's counts.
+        prompt_tokens, completion_tokens: the engine's counts; ``None`` where it gives none.
         confidence: 0 to 1, where it was asked for and the engine can say.
         cached_tokens: prompt tokens that the engine had evaluated before, for a row with the same beginning.
     """
 
     response: str
     finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     confidence: float | None = None
     cached_tokens: int | None = None
 
@@ -91,7 +91,7 @@ class Embedding:
     """A raw vector as the model gave it, ``float32[n_embd]``; the worker normalises, cuts and checks it."""
 
     vector: npt.NDArray[np.float32]
-    prompt_tokens: int
+    prompt_tokens: int | None
 
 
 @dataclass(frozen=True)

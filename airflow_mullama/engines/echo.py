@@ -187,5 +187,5 @@ SPEC = EngineSpec(
     },
     output_options=frozenset({"n_ctx", "dimensions"}),
     check_model=_check_dimensions,
-    vector_length=lambda options, header: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
+    vector_length=lambda options, header, name: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
 )

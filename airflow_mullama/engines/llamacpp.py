@@ -38,6 +38,7 @@ from airflow_mullama.engines.prompt_frames import (
     plain_pieces,
 )
 from airflow_mullama.engines.registry import EngineSpec
+from airflow_mullama.engines.second_try import temperature_to_use, text_to_ask
 from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
 from airflow_mullama.rows import ErrorType, RowError
@@ -46,7 +47,6 @@ from airflow_mullama.schemas import OutputSchema, llama_cpp_schema
 # A text this long is never tokenized to find out that it is too long: 50 MB would take 20 seconds.
 LEAST_REFUSED_BYTES = 1_000_000
 # llama.cpp listens on a socket file only if its name ends so; anything else would be a host's name.
-SECOND_TRY_TEMPERATURE = 0.7
 SOCKET_NAME = "engine.sock"
 
 
@@ -145,7 +145,8 @@ class LlamaCppEngine:
         results: list[Request | RowError] = [self._refuse_by_size(request) or request for request in requests]
         good = [request for request in results if isinstance(request, Request)]
         if good:
-            texts = [self._framed_text(self._message(request)) for request in good]
+            repair = bool(self._settings.settings.get("repair_prompt"))
+            texts = [self._framed_text(text_to_ask(request, repair)) for request in good]
             for request, tokens in zip(good, self._tokenize(texts), strict=True):
                 request.tokens = tokens
         return [self._checked(result) if isinstance(result, Request) else result for result in results]
@@ -163,11 +164,6 @@ class LlamaCppEngine:
     @property
     def _truncates(self) -> bool:
         return self._tokenizer is not None and self._tokenizer.truncation is not None
-
-    def _message(self, request: Request) -> str:
-        if request.problem is None or not self._settings.settings.get("repair_prompt"):
-            return request.text
-        return f"{request.text}\n\nYour last answer was wrong ({request.problem}). Answer again, as asked."
 
     def _framed_text(self, text: str) -> str | list[str]:
         frame = self._frame
@@ -209,8 +205,7 @@ class LlamaCppEngine:
 
     def _generate(self, request: Request) -> Outcome:
         body = dict(self._completion, prompt=request.tokens)
-        if request.problem is not None and not body["temperature"]:
-            body["temperature"] = SECOND_TRY_TEMPERATURE  # the greedy answer is known, and wrong
+        body["temperature"] = temperature_to_use(request, body["temperature"])
         if body["temperature"] > 0:
             body["seed"] = self._settings.sampling.row_seed(request.text, request.attempt)
         if self._settings.row_timeout is None:

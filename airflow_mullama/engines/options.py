@@ -9,6 +9,15 @@ from typing import Any, Union
 from airflow_mullama.errors import ConfigurationError
 
 
+class Secret(str):
+    """A text that no ``repr`` shows, so that neither logs nor error messages do that quote what it stands in."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 @dataclass(frozen=True)
 class Whole:
     """A whole number from ``low`` to ``high``."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_mullama.engines.base import Engine, EngineSettings
-from airflow_mullama.engines.options import Check, validate_options
+from airflow_mullama.engines.options import Check, Secret, validate_options
 from airflow_mullama.errors import ConfigurationError, EngineNotAvailableError
 from airflow_mullama.models.gguf_header import GgufHeader
 
 ModelCheck = Callable[[str, Mapping[str, Any], Mapping[str, Any], GgufHeader, str], None]
-VectorLength = Callable[[Mapping[str, Any], GgufHeader], int | None]
+VectorLength = Callable[[Mapping[str, Any], GgufHeader, str], int | None]
 
 
 def _accept_any_model(
@@ -23,7 +23,7 @@ def _accept_any_model(
     """For engines that know no model files."""
 
 
-def _vector_length_of_header(options: Mapping[str, Any], header: GgufHeader) -> int | None:
+def _vector_length_of_header(options: Mapping[str, Any], header: GgufHeader, name: str) -> int | None:
     return header.embedding_length
 
 
@@ -41,9 +41,10 @@ class EngineSpec:
         start: builds the engine, inside the worker.
         check_model: refuses a model that cannot do the task; gets task, job settings, engine options, the model's
             header and name; raises MullamaError.
-        vector_length: of the model's embeddings, from options and header.
+        vector_length: of the model's embeddings, from engine options, the model's header and name; asked once a job.
         holds_gil: its calls keep Python's interpreter lock, so that no other thread of the worker runs meanwhile. Such
             an engine works on one call at a time.
+        secret_options: those whose value nothing may show.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EngineSpec:
     check_model: ModelCheck = _accept_any_model
     vector_length: VectorLength = _vector_length_of_header
     holds_gil: bool = False
+    secret_options: frozenset[str] = frozenset()
 
     @property
     def available(self) -> bool:
@@ -73,11 +75,20 @@ class EngineSpec:
         """Raise ConfigurationError for an option that is unknown or out of range."""
         validate_options(self.name, self.checks, options)
 
+    def with_secrets_hidden(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, with secret texts made such that they do not show."""
+        return {
+            name: Secret(value) if name in self.secret_options and isinstance(value, str) else value
+            for name, value in options.items()
+        }
 
-# In the order in which `auto` looks for an installed one; echo is never chosen for a real model.
+
+# In the order in which `auto` looks for an installed one; echo is never chosen for a real model, and openai never,
+# because rows leave the machine.
 ENGINE_MODULES: Mapping[str, str] = {
     "llamacpp": "airflow_mullama.engines.llamacpp",
     "mullama": "airflow_mullama.engines.mullama",
+    "openai": "airflow_mullama.engines.openai",
     "echo": "airflow_mullama.engines.echo",
 }
 AUTO_ORDER = ("llamacpp", "mullama")

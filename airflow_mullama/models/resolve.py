@@ -43,6 +43,7 @@ class Model:
         sha256: of the file's content.
         header: of the file.
         tokenizer: path of the ``tokenizer.json`` that belongs to it, if the model is known to need one.
+        vector_length: of its embeddings, where they are the job.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Model:
     sha256: str
     header: GgufHeader
     tokenizer: str | None = None
+    vector_length: int | None = None
 
     @property
     def identity(self) -> str:

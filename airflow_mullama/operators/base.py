@@ -14,6 +14,7 @@ from airflow_mullama.errors import (
     ChatTemplateMissingError,
     ColumnClashError,
     ConfigurationError,
+    CredentialsRefusedError,
     DependencyMissingError,
     EngineNotAvailableError,
     ErrorBudgetExceededError,
@@ -30,6 +31,7 @@ NOT_RETRIED: tuple[type[MullamaError], ...] = (
     ChatTemplateMissingError,
     ColumnClashError,
     ConfigurationError,
+    CredentialsRefusedError,
     DependencyMissingError,
     EngineNotAvailableError,
     MissingColumnError,
@@ -47,8 +49,8 @@ class MullamaOperator(BaseOperator):
         input_path: a Parquet file, a directory of them, or a list; local or an object store's URL (templated).
         output_path: where the outputs go: see :func:`airflow_mullama.storage.partitions.discover_partitions`
             (templated).
-        model: a GGUF file's path, ``hf://owner/repo/file.gguf``, an object-store URL, ``demo:NAME`` or ``echo``
-            (templated). ``None``: the connection's.
+        model: a GGUF file's path, ``hf://owner/repo/file.gguf``, an object-store URL, ``demo:NAME`` or ``echo``; for
+            the engine ``openai``, the name that the server knows (templated). ``None``: the connection's.
         engine: ``auto`` or an engine's name. ``None``: the connection's, else ``auto``.
         engine_options: the engine's settings, over those of the connection.
         require_gpu: fail where layers are to go to a GPU and the engine sees none.

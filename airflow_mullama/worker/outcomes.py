@@ -65,9 +65,10 @@ class OutcomeBatches:
         error = violation.row_error
         if outcome.finish_reason == "length":
             limit = int(self._settings["max_tokens"])
+            after = "" if outcome.completion_tokens is None else f" after {outcome.completion_tokens} tokens"
             error = replace(
                 error,
-                message=f"{error.message}; the answer was cut after {outcome.completion_tokens} tokens: raise "
+                message=f"{error.message}; the answer was cut{after}: raise "
                 f"max_tokens (now {limit}; twice as much is a start) and n_ctx if that is the limit",
             )
         return InvalidAnswer(outcome, error)
