@@ -166,12 +166,13 @@ def read_embeddings(answer: Answer, count: int) -> list[Embedding] | RowError:
     if not isinstance(data, list) or len(data) != count:
         return _unusable(f"it is no JSON object with {count} vector{'s' * (count != 1)}")
     prompt_tokens = _count(value, "prompt_tokens") if count == 1 else None
-    by_index: dict[object, Embedding] = {}
+    by_index: dict[int | None, Embedding] = {}
     for place, item in enumerate(data):
         vector = _vector(item.get("embedding")) if isinstance(item, Mapping) else None
         if vector is None:
             return _unusable("what should be a vector is none")
-        by_index[item.get("index", place)] = Embedding(vector, prompt_tokens)
+        index = item.get("index", place)
+        by_index[index if isinstance(index, int) else None] = Embedding(vector, prompt_tokens)
     if by_index.keys() != set(range(count)):
         return _unusable("its vectors are not numbered from 0 on")
     return [by_index[place] for place in range(count)]

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from airflow_mullama.engines.base import EngineSettings
+from airflow_mullama.models.resolve import locate_model
 
-sys.path.insert(0, str(Path(__file__).parent))  # for tiny_gguf, with importlib import mode
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_gguf and the like, with importlib import mode
 
+from openai_server import Asked, Reply, ScriptedServer, start_llama_server
 from tiny_gguf import write_tiny_gguf
 
 pytest.register_assert_rewrite("conformance")
@@ -50,3 +52,33 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield start
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[Callable[..., ScriptedServer]]:
+    """Start a server that answers as the given function says; what that leaves to it, it answers soundly."""
+    servers: list[ScriptedServer] = []
+
+    def start(answer: Callable[[Asked], Reply | None] = lambda asked: None) -> ScriptedServer:
+        servers.append(ScriptedServer(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def tagger_server() -> Iterator[str]:
+    """The address of a llama.cpp server that has the demo's tagger as ``tagger``."""
+    server = start_llama_server(locate_model("demo:ticket-tagger")[0], name="tagger")
+    yield server.listening_address
+    del server
+
+
+@pytest.fixture(scope="session")
+def embedding_server(tiny_model: Path) -> Iterator[str]:
+    """The address of a llama.cpp server that embeds with the tiny model as ``tiny``, for who has the key ``sekret``."""
+    server = start_llama_server(tiny_model, name="tiny", embedding=True, api_key="sekret")
+    yield server.listening_address
+    del server
