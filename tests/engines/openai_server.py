@@ -97,21 +97,26 @@ def vector_of(text: str, *, packed: bool) -> str | list[float]:
     return base64.b64encode(numbers.tobytes()).decode() if packed else [float(number) for number in numbers]
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5, connections that come at once are reset
+
+
 class ScriptedServer:
     """Listens on loopback; ``answer`` may return ``None`` for what is usual.
 
     Attributes:
         asked: every request, in order of arrival.
         connections: how many were opened.
+        abandoned: answers that nobody wanted any more.
     """
 
     def __init__(self, answer: Callable[[Asked], Reply | None] = lambda asked: None) -> None:
         self.answer = answer
         self.asked: list[Asked] = []
-        self.connections = 0
+        self.connections = self.abandoned = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -174,7 +179,8 @@ class ScriptedServer:
                     self.end_headers()
                     self.wfile.write(content[: len(content) - reply.cut])
                 except ConnectionError:
-                    self.close_connection = True  # the client did not want to wait
+                    self.close_connection = True
+                    outer.abandoned += 1
                 if reply.cut or reply.close:
                     self.close_connection = True
 
