@@ -44,6 +44,7 @@ def test_statuses_and_error_types_are_the_documented_codes() -> None:
     documented = {
         "null_input", "render_error", "prompt_too_long", "engine_error", "engine_crash", "timeout", "invalid_json",
         "schema_mismatch", "undecodable_text", "non_finite_embedding", "zero_embedding", "rate_limited", "http_error",
+        "request_refused",
     }  # fmt: skip
     assert documented <= {error_type.value for error_type in ErrorType}
 

@@ -77,6 +77,7 @@ class OpenAiEngine:
             constrained=constrained,
             notes=tuple(notes),
         )
+        self.close()  # the threads that ask from now on have connections of their own
 
     def close(self) -> None:
         """Close this thread's connection."""

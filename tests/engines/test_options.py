@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from typing import Any
 
 import pytest
 
-from airflow_mullama.engines.options import Check, Number, OfType, OneOf, Whole, validate_options
+from airflow_mullama.engines.options import Check, Number, OfType, OneOf, Secret, Whole, validate_options
 from airflow_mullama.errors import ConfigurationError
 
 
@@ -37,3 +40,11 @@ def test_an_unknown_option_is_named_with_those_there_are() -> None:
         ConfigurationError, match=r"has 'nctx', which the engine 'echo' does not know; it knows: a, b\."
     ):
         validate_options("echo", {"b": Whole(0, 1), "a": Whole(0, 1)}, {"nctx": 1})
+
+
+def test_a_secret_does_not_show_and_is_what_it_is() -> None:
+    options = {"key": Secret("hunter2")}
+    for shown in (options, copy.deepcopy(options), pickle.loads(pickle.dumps(options))):
+        assert repr(shown) == "{'key': '***'}"
+    assert json.dumps(options) == '{"key": "hunter2"}'
+    assert options["key"] == "hunter2"
