@@ -119,8 +119,15 @@ def read_generation(
         finish_reason="length" if cut else "stop",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
+        cached_tokens=_cached_tokens(value),
         confidence=None if labels is None else _confidence(text, labels, choice.get("logprobs")),
     )
+
+
+def _cached_tokens(value: Mapping[str, Any]) -> int | None:
+    usage = value.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    return _count({"usage": details}, "cached_tokens")
 
 
 def _count(value: Mapping[str, Any], name: str) -> int | None:

@@ -101,9 +101,9 @@ class TestGeneration:
         return read_generation(answer(value), chat=True, max_tokens=10)
 
     def test_text_reason_and_counts_are_the_servers(self) -> None:
-        usage = {"prompt_tokens": 3, "completion_tokens": 2}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
         read = self.chat({"content": "hi"}, usage=usage, choice={"finish_reason": "length"})
-        assert read == Generation("hi", "length", 3, 2)
+        assert read == Generation("hi", "length", 3, 2, cached_tokens=1)
 
     @pytest.mark.parametrize(
         "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": 2**40}, {"prompt_tokens": "3"}]
