@@ -346,8 +346,8 @@ class TestEmbeddingFaults:
         rows = run(server.url, texts, EmbedJob, options={"n_parallel": 1}, max_retries=1)
         assert types(rows) == [None, None, "http_error", None, None]
         with_bad = [asked.body["input"] for asked in server.asked if "bad" in (asked.body or {}).get("input", ())]
-        assert [texts for texts in with_bad if len(texts) > 1] == with_bad[:1]
-        assert with_bad[1:] == [["bad"]]
+        assert len(with_bad[0]) > 1
+        assert set(map(tuple, with_bad[1:])) == {("bad",)}  # a kept connection is given up once before it is an error
 
     def test_a_server_that_knows_neither_base64_nor_lists_gets_numbers_one_by_one(
         self, run: Run, scripted_server: Start
