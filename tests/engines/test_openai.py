@@ -16,6 +16,8 @@ from openai_server import DIMENSIONS, MODEL, Asked, Reply, ScriptedServer, error
 
 from airflow_mullama import EmbedJob, GenerateJob, run_partition
 from airflow_mullama.classification import ClassifyJob
+from airflow_mullama.engines.base import EngineSettings, Request
+from airflow_mullama.engines.openai import OpenAiEngine
 from airflow_mullama.engines.registry import AUTO_ORDER
 from airflow_mullama.errors import EngineFailedError
 from airflow_mullama.jobs import Job
@@ -348,6 +350,15 @@ class TestEmbeddingFaults:
         with_bad = [asked.body["input"] for asked in server.asked if "bad" in (asked.body or {}).get("input", ())]
         assert len(with_bad[0]) > 1
         assert set(map(tuple, with_bad[1:])) == {("bad",)}  # a kept connection is given up once before it is an error
+
+    def test_texts_that_failed_once_go_alone(self, scripted_server: Start) -> None:
+        server = scripted_server()
+        job = make_job(server.url, EmbedJob)
+        settings = EngineSettings(task="embed", model=MODEL, options=job.engine_options, settings=job.engine_settings())
+        engine = OpenAiEngine(settings)
+        engine.run([Request(0, 1, "a"), Request(1, 2, "b"), Request(2, 1, "c"), Request(3, 3, "d")])
+        engine.close()
+        assert [asked.body["input"] for asked in server.asked[-3:]] == [["a", "c"], ["b"], ["d"]]
 
     def test_a_server_that_knows_neither_base64_nor_lists_gets_numbers_one_by_one(
         self, run: Run, scripted_server: Start
