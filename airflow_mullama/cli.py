@@ -139,7 +139,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="GGUF path, hf://, URL, demo:NAME, echo, or its name on a server",
     )
-    parser.add_argument("--engine", default="auto", metavar="ENGINE", help="auto, llamacpp, openai or echo (auto)")
+    parser.add_argument(
+        "--engine", default="auto", metavar="ENGINE", help="auto, llamacpp, mullama, openai or echo (auto)"
+    )
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option, such as n_ctx=8192"
     )
