@@ -23,7 +23,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from airflow_mullama.engines.base import Engine, EngineSettings, Outcome, Request
@@ -59,6 +59,14 @@ class PipeLogHandler(logging.Handler):
         self._host.send_json(Frame.LOG, {"level": record.levelno, "name": record.name, "message": self.format(record)})
 
 
+@dataclass(frozen=True)
+class StuckRows:
+    """Rows past their timeout, each in a call of its own or in a shared one: the worker leaves because of them."""
+
+    alone: list[int]
+    shared: list[int]
+
+
 class Host:
     """One engine, ``n_parallel`` threads that run it, one that prepares and one that sends."""
 
@@ -70,7 +78,7 @@ class Host:
         self._prepared: deque[Request] = deque()
         self._prepared_changed = threading.Condition()
         self._passed_over = 0
-        self._finished: queue.SimpleQueue[tuple[Request, Outcome]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[Request, Outcome] | StuckRows] = queue.SimpleQueue()
         self._running: dict[int, tuple[float, Sequence[Request]]] = {}
 
     def send_json(self, kind: Frame, value: object) -> None:
@@ -197,17 +205,26 @@ class Host:
     def _send_forever(self, batches: OutcomeBatches, window: int) -> None:
         # The parent refills the window as outcomes arrive: most of it must never wait here for the last few.
         enough = max(1, window // 4)
-        while True:
-            finished = [self._finished.get()]
-            until = time.monotonic() + GATHER_SECONDS
-            while len(finished) < enough:
+        stuck: StuckRows | None = None
+        while stuck is None:
+            finished: list[tuple[Request, Outcome]] = []
+            until: float | None = None
+            while stuck is None and len(finished) < enough:
                 try:
-                    finished.append(self._finished.get(timeout=max(0.0, until - time.monotonic())))
+                    item = self._finished.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
                 except queue.Empty:
                     break
-            batch = batches.build(finished)
-            with self._write_lock:
-                write_batch(self._outgoing, Frame.OUTCOMES, batch)
+                until = until or time.monotonic() + GATHER_SECONDS
+                if isinstance(item, StuckRows):
+                    stuck = item
+                else:
+                    finished.append(item)
+            if finished:
+                batch = batches.build(finished)
+                with self._write_lock:
+                    write_batch(self._outgoing, Frame.OUTCOMES, batch)
+        self.send_json(Frame.STUCK, {"rows": stuck.alone, "shared": stuck.shared})
+        os._exit(1)
 
     def _watch_forever(self, row_timeout: float) -> None:
         while True:
@@ -221,8 +238,8 @@ class Host:
             if overdue:
                 alone = [requests[0].row for requests in overdue if len(requests) == 1]
                 shared = [request.row for requests in overdue if len(requests) > 1 for request in requests]
-                self.send_json(Frame.STUCK, {"rows": alone, "shared": shared})
-                os._exit(1)
+                self._finished.put(StuckRows(alone, shared))  # behind what was finished before
+                return
 
 
 def _start_thread(target: Callable[..., None], *arguments: object) -> None:
