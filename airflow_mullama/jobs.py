@@ -91,6 +91,10 @@ class Job:
         object.__setattr__(self, "engine_options", self.engine_spec.with_secrets_hidden(self.engine_options))
         self.engine_spec.validate_options(self.engine_options)
         object.__setattr__(self, "gpus", GpuRequest(self.gpus).gpus)
+        if self.gpus is not None and self.engine_spec.name == "openai":
+            raise ConfigurationError(
+                f"gpus is {self.gpus!r}, and with engine='openai' nothing is computed on this machine; leave it out."
+            )
 
     @property
     def engine_spec(self) -> EngineSpec:

@@ -252,3 +252,9 @@ def test_an_unchanged_partition_needs_no_gpu_and_a_stop_ends_the_waiting(
 def test_gpus_that_make_no_sense_are_refused(job: Callable[..., GenerateJob]):
     with pytest.raises(ConfigurationError, match="gpus is 0; it must be"):
         job(gpus=0)
+
+
+def test_gpus_for_a_server_elsewhere_are_refused():
+    options = {"endpoint": "http://127.0.0.1:1/v1"}
+    with pytest.raises(ConfigurationError, match="nothing is computed on this machine"):
+        GenerateJob(model="m", engine="openai", prompt_template="{text}", engine_options=options, gpus="auto")

@@ -21,6 +21,7 @@ from airflow_mullama.engines.mullama_embeddings import Embedder, Vector, check_p
 from airflow_mullama.engines.mullama_settings import CHECKS, OUTPUT_OPTIONS, MullamaSettings, choose_settings
 from airflow_mullama.engines.prompt_frames import Frame, chat_frame, completion_frame, plain_pieces
 from airflow_mullama.engines.registry import EngineSpec
+from airflow_mullama.engines.second_try import temperature_to_use, text_to_ask
 from airflow_mullama.engines.stop_texts import cut_at_stop
 from airflow_mullama.errors import ConfigurationError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
@@ -29,7 +30,6 @@ from airflow_mullama.sampling import Sampling
 
 # A text this long is never tokenized to find out that it is too long.
 LEAST_REFUSED_BYTES = 1_000_000
-SECOND_TRY_TEMPERATURE = 0.7
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # llama.cpp's own default, in tokens of the answer.
 PENALTY_WINDOW = 64
@@ -178,9 +178,7 @@ class MullamaEngine:
         return frame.head + middle + frame.tail
 
     def _message(self, request: Request) -> str:
-        if request.problem is None or not self._settings.settings.get("repair_prompt"):
-            return request.text
-        return f"{request.text}\n\nYour last answer was wrong ({request.problem}). Answer again, as asked."
+        return text_to_ask(request, bool(self._settings.settings.get("repair_prompt")))
 
     def _refuse_length(self, count: int) -> RowError | None:
         if count == 0:
@@ -246,9 +244,7 @@ class MullamaEngine:
 
     def _sampler_params(self, request: Request) -> Any:
         sampling = self._settings.sampling
-        temperature = sampling.temperature
-        if request.problem is not None and not temperature:
-            temperature = SECOND_TRY_TEMPERATURE  # the greedy answer is known, and wrong
+        temperature = temperature_to_use(request, sampling.temperature)
         counted = 2 if self._version in COUNTS_TOKENS_TWICE else 1
         greedy = is_greedy(temperature)
         return self._mullama.SamplerParams(
