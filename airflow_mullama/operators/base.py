@@ -151,16 +151,8 @@ class MullamaOperator(BaseOperator):
             self._stop.set()
 
     def _common_arguments(self) -> dict[str, Any]:
-        defaults = MullamaHook(self.mullama_conn_id).defaults()
-        model = self.model or defaults.model
-        if not model:
-            raise ConfigurationError(
-                f"No model: give model=, or set it in the connection {self.mullama_conn_id!r} (extra field 'model')."
-            )
         return {
-            "model": model,
-            "engine": self.engine or defaults.engine or "auto",
-            "engine_options": {**defaults.engine_options, **(self.engine_options or {})},
+            **MullamaHook(self.mullama_conn_id).engine_arguments(self.model, self.engine, self.engine_options),
             "require_gpu": self.require_gpu,
             "max_retries": self.max_retries,
             "row_timeout": self.row_timeout,
