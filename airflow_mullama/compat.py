@@ -19,6 +19,7 @@ __all__ = [
     "AirflowNotFoundException",
     "add_partition_keys",
     "announces_partitions",
+    "function_arguments",
     "mask_secret",
     "openlineage_is_on",
     "setting",
@@ -55,6 +56,15 @@ def statistics() -> Any:
     except ImportError:  # 3.1
         from airflow.stats import Stats as stats  # type: ignore[no-redef]  # noqa: N813
     return stats
+
+
+def function_arguments(function: Any, arguments: Any, context: Any) -> Any:
+    """What of a task's context the function of a decorated task takes by name."""
+    try:  # 3.2 and newer
+        from airflow.sdk.bases.decorator import determine_kwargs
+    except ImportError:  # 3.1
+        from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
+    return determine_kwargs(function, arguments, context)
 
 
 def announces_partitions(context: Any) -> bool:

@@ -88,7 +88,7 @@ def test_what_is_wrong_with_an_endpoint_is_one_sentence(
 
 def test_an_endpoint_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(ConfigurationError, match="does not answer: .*refused"):
+    with pytest.raises(ConfigurationError, match=r"does not answer: .*refused"):
         call_endpoint(f"http://127.0.0.1:{free_port()}/v1", None, None, 10)
 
 
