@@ -13,9 +13,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.operators.places import SOURCE_FOLDER, place_of
 from airflow_mullama.storage.commit import publish_file, writing
 from airflow_mullama.storage.filesystems import Location, Resolver
+from airflow_mullama.storage.places import SOURCE_FOLDER, place_of
 
 READ_BYTES = 1 << 20
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_mullama.compat import add_partition_keys, announces_partitions
 from airflow_mullama.manifest import PartitionManifest
-from airflow_mullama.operators.places import partition_key
+from airflow_mullama.storage.places import partition_key
 
 log = logging.getLogger(__name__)
 

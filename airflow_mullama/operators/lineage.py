@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_mullama.manifest import PartitionManifest
-from airflow_mullama.operators.places import Place, hive_values, place_of, table_of
 from airflow_mullama.rows import ErrorType, Status
+from airflow_mullama.storage.places import Place, hive_values, place_of, table_of
 
 log = logging.getLogger(__name__)
 

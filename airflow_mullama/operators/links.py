@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 
 from airflow_mullama.compat import setting
-from airflow_mullama.operators.places import Place, place_of
+from airflow_mullama.storage.places import Place, place_of
 
 log = logging.getLogger(__name__)
 

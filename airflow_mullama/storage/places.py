@@ -72,7 +72,7 @@ def table_of(path: str) -> Place:
     first, end = _hive_run(segments)
     if first == end:
         return place
-    return Place(place.scheme, place.bucket, "/".join(segments[:first]) or "/")
+    return Place(place.scheme, place.bucket, "/".join(segments[:first]) or ("" if place.bucket else "/"))
 
 
 def _hive_run(segments: Sequence[str]) -> tuple[int, int]:
