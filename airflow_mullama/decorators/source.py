@@ -13,23 +13,20 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.storage.commit import publish_file, writing
+from airflow_mullama.storage.commit import discard, publish_file, writing
 from airflow_mullama.storage.filesystems import Location, Resolver
 from airflow_mullama.storage.places import SOURCE_FOLDER, place_of
 
 READ_BYTES = 1 << 20
 
 
-def input_path_of(returned: object, output_path: object, resolver: Resolver) -> tuple[str | list[str], str | None]:
+def input_path_of(returned: object, output_path: object, resolver: Resolver) -> str | list[str]:
     """Make an operator's ``input_path`` of what a function returned.
 
     Args:
         returned: a path or URL, an ``ObjectStoragePath``, a list of these, or a :class:`pyarrow.Table`.
         output_path: the operator's.
         resolver: opens paths and URLs.
-
-    Returns:
-        The path or paths; and for a table what people may call it, else ``None``.
 
     Raises:
         ConfigurationError: it is none of these, or a table has no output of its own.
@@ -40,15 +37,14 @@ def input_path_of(returned: object, output_path: object, resolver: Resolver) -> 
                 f"the function returned a table and output_path is {output_path!r}; a table needs an output of its "
                 "own: a path that ends in .parquet."
             )
-        output = resolver(os.fspath(output_path))
-        return write_source(returned, output).url, output.name
+        return write_source(returned, resolver(os.fspath(output_path))).url
     if (path := _path(returned)) is not None:
-        return path, None
+        return path
     if isinstance(returned, Sequence) and not isinstance(returned, (str, bytes)):
         paths = [_path(one) for one in returned]
         known = [path for path in paths if path is not None]
         if known and len(known) == len(paths):
-            return known, None
+            return known
     raise ConfigurationError(
         f"the function returned {type(returned).__name__} {str(returned)[:100]!r}; it must return a path or URL, a "
         "list of them, an ObjectStoragePath or a pyarrow.Table."
@@ -66,10 +62,10 @@ def _path(value: object) -> str | None:
 
 
 def write_source(table: pa.Table, output: Location) -> Location:
-    """Keep a table's rows beside the output they become, in a file named after its content.
+    """Keep a table's rows beside the output they become, in a folder named after their content.
 
     A retry whose function returns the same rows finds the file and leaves it as it is, so that the work goes on where
-    it stopped. Files of other content are removed: what they were for is over.
+    it stopped. Those of other content are removed: what they were for is over.
 
     Args:
         table: the rows.
@@ -88,10 +84,10 @@ def write_source(table: pa.Table, output: Location) -> Location:
         stack.callback(_remove, temporary)
         with writing(folder):
             pq.write_table(table, temporary)
-        source = folder.join(f"{_sha256(temporary)}.parquet")
+        source = folder.join(_sha256(temporary), output.name)  # people see the last name
         if source.info().type != pafs.FileType.File:
             publish_file(temporary, source)
-    _remove_others(folder, source)
+    _remove_others(folder, source.parent.name)
     return source
 
 
@@ -108,8 +104,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _remove_others(folder: Location, kept: Location) -> None:
+def _remove_others(folder: Location, kept: str) -> None:
     for info in folder.filesystem.get_file_info(pafs.FileSelector(folder.path)):
-        if info.is_file and info.extension == "parquet" and info.base_name != kept.name:
-            with contextlib.suppress(OSError, pa.ArrowException):  # left behind it is untidy, never wrong
-                folder.filesystem.delete_file(info.path)
+        if info.type == pafs.FileType.Directory and info.base_name != kept:
+            discard(folder.join(info.base_name))

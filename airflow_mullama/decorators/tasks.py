@@ -30,8 +30,6 @@ class _RowsFromFunction(DecoratedOperator, MullamaOperator):
     # The UI shows the input once it is known.
     overwrite_rtif_after_execution = True
 
-    _table_name: str | None = None
-
     def __init__(
         self,
         *,
@@ -58,14 +56,11 @@ class _RowsFromFunction(DecoratedOperator, MullamaOperator):
         arguments = function_arguments(self.python_callable, self.op_args, context)
         returned = self.python_callable(*self.op_args, **arguments)
         try:
-            self.input_path, self._table_name = input_path_of(returned, self.output_path, resolve_in_task)
+            self.input_path = input_path_of(returned, self.output_path, resolve_in_task)
         except NOT_RETRIED as error:
             raise AirflowFailException(f"{self.custom_operator_name}: {error}") from error
         self.render_template_fields(context)
         return MullamaOperator.execute(self, context)
-
-    def _partition_name(self) -> str:
-        return self._table_name or super()._partition_name()
 
 
 class _GenerateDecoratedOperator(_RowsFromFunction, MullamaGenerateOperator):

@@ -17,6 +17,11 @@ PARTITIONS_LISTED = 100
 LONGEST_KEY = 250
 
 
+def partitions_with_output(manifest: PartitionManifest) -> list[PartitionManifest]:
+    """The partitions that have an output, written now or before: all but those that had no input."""
+    return [one for one in manifest.partitions or [manifest] if one.skipped in (None, "up_to_date")]
+
+
 def describe_outlets(context: Any, outlets: Sequence[Any], manifest: PartitionManifest) -> None:
     """Put the manifest on the events of a task's outlets, as ``extra["manifest"]``.
 
@@ -34,7 +39,7 @@ def describe_outlets(context: Any, outlets: Sequence[Any], manifest: PartitionMa
     assets = [outlet for outlet in outlets if not isinstance(outlet, AssetAlias)]
     if not assets:
         return
-    partitions = manifest.partitions or [manifest]
+    partitions = partitions_with_output(manifest)
     extra = manifest.to_json()
     extra.pop("partitions", None)
     listed = [

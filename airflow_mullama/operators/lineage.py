@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_mullama.manifest import PartitionManifest
+from airflow_mullama.operators.assets import partitions_with_output
 from airflow_mullama.rows import ErrorType, Status
 from airflow_mullama.storage.places import Place, hive_values, place_of, table_of
 
@@ -51,11 +52,14 @@ def remember_schemas(job: Any, manifest: PartitionManifest, resolver: Any) -> di
         resolver: opens paths and URLs.
 
     Returns:
-        ``input`` and ``output``: names and types of their columns.
+        ``input`` and ``output``: names and types of their columns; nothing where there is no output.
     """
     import pyarrow.parquet as pq
 
-    output = resolver((manifest.partitions or [manifest])[0].output_path)
+    partitions = partitions_with_output(manifest)
+    if not partitions:
+        return {}
+    output = resolver(partitions[0].output_path)
     schema = pq.read_schema(output.path, filesystem=output.filesystem)
     columns = [(column.name, str(column.type)) for column in schema]
     # An output is the input's columns and the job's.
@@ -67,8 +71,7 @@ def operator_lineage(operator: Any) -> Any:
     """What OpenLineage is told of a task that ended, well or not.
 
     Args:
-        operator: after its ``execute``. Without a manifest (it failed before anything was written) there are the
-            tables it was given, and no numbers.
+        operator: after its ``execute``. Where nothing was written there are the tables it was given, and no numbers.
 
     Returns:
         An ``OperatorLineage`` of the OpenLineage provider.
@@ -77,7 +80,7 @@ def operator_lineage(operator: Any) -> Any:
     from openlineage.client.event_v2 import InputDataset, OutputDataset
 
     manifest: PartitionManifest | None = getattr(operator, "manifest", None)
-    if manifest is None:
+    if manifest is None or not partitions_with_output(manifest):
         return OperatorLineage(
             inputs=[InputDataset(*dataset_name(table)) for table in _tables(operator.input_path)],
             outputs=[OutputDataset(*dataset_name(table)) for table in _tables(operator.output_path)],
@@ -118,7 +121,7 @@ def _tables(paths: Any) -> list[Place]:
 
 def _add_up(manifest: PartitionManifest, *, of_input: bool) -> list[Table]:
     tables: dict[Place, Table] = {}
-    for one in manifest.partitions or [manifest]:
+    for one in partitions_with_output(manifest):
         path = one.input_path if of_input else one.output_path
         place = table_of(path)
         table = tables.setdefault(place, Table(place))

@@ -21,8 +21,10 @@ class MullamaOutputLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Called in the task when it has ended; empty where nothing was written."""
+        from airflow_mullama.operators.assets import partitions_with_output
+
         manifest = getattr(operator, "manifest", None)
-        return "" if manifest is None else output_link(manifest.output_path)
+        return output_link(manifest.output_path) if manifest is not None and partitions_with_output(manifest) else ""
 
 
 def output_link(path: str) -> str:

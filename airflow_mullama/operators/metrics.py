@@ -27,10 +27,10 @@ def send_metrics(context: Any, manifest: PartitionManifest) -> None:
             stats.incr(f"{PREFIX}.{name}", amount, tags=tags)
 
     partitions = manifest.partitions or [manifest]
-    written = [one for one in partitions if not one.skipped]
-    count("partitions.written", len(written))
-    count("partitions.up_to_date", len(partitions) - len(written))
-    for one in written:
+    for one in partitions:
+        count(f"partitions.{one.skipped or 'written'}", 1)
+        if one.skipped:
+            continue
         for status, rows in one.status_counts.items():
             count(f"rows.{status}", rows)
         for error_type, rows in one.error_types.items():

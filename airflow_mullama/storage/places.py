@@ -67,7 +67,7 @@ def table_of(path: str) -> Place:
     """The table that a partition belongs to: the folder above its hive segments; without any, the path itself."""
     place = place_of(path)
     segments = place.path.split("/")
-    if SOURCE_FOLDER in segments:  # its file is named after its content
+    if SOURCE_FOLDER in segments:  # below it lies a folder named after the content
         return Place(place.scheme, place.bucket, "/".join(segments[: segments.index(SOURCE_FOLDER) + 2]))
     first, end = _hive_run(segments)
     if first == end:

@@ -86,7 +86,7 @@ def table(*texts: str | None) -> pa.Table:
 
 def test_a_function_returns_a_table(run_task: RunTask, tmp_path: Path, started_workers: Any) -> None:
     arguments = {"output_path": str(tmp_path / "out" / "rows.parquet"), "prompt_column": "text"}
-    done = run_task(lambda: table("one", None), map_index_template="{{ partition }}", **arguments)
+    done = run_task(lambda: table("one", None), **arguments)
     assert manifest(done)["status_counts"] == {"success": 1, "skipped": 1}
     assert responses(tmp_path / "out" / "rows.parquet") == ["one", None]
     assert len(started_workers) == 1
@@ -155,3 +155,16 @@ def test_an_input_path_is_not_an_argument(airflow_home: Path) -> None:
         pytest.raises(TypeError, match=r"@task.mullama_embed takes no input_path: the function returns it"),
     ):
         mullama_embed_task(input_path="in.parquet", output_path="out", text_column="text")(lambda: "x")()
+
+
+def test_a_table_is_kept_once_in_an_object_store(airflow_home: Path, object_store: Any) -> None:
+    from airflow_mullama.decorators.source import write_source
+
+    output = object_store.resolve(object_store.url("out", "ds=2026-11-01", "rows.parquet"))
+    first = write_source(table("one", None), output)
+    written = first.info().mtime_ns
+    assert write_source(table("one", None), output) == first
+    assert first.info().mtime_ns == written
+    second = write_source(table("one", "two"), output)
+    assert object_store.objects(object_store.url("out")) == [second.path]
+    assert object_store.read(second.url)["text"].to_pylist() == ["one", "two"]

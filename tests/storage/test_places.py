@@ -21,7 +21,7 @@ from airflow_mullama.storage.places import hive_values, partition_key, place_of,
         ("s3a://bucket/ds=1/x.parquet", "s3://bucket/"),
         ("gcs://bucket/t/x.parquet", "gs://bucket/t/x.parquet"),
         ("abfss://container@account.dfs.core.windows.net/t/ds=1", "abfss://container@account.dfs.core.windows.net/t"),
-        ("/out/_mullama_source/rows.parquet/0123.parquet", "file:///out/_mullama_source/rows.parquet"),
+        ("/out/_mullama_source/rows.parquet/0123/rows.parquet", "file:///out/_mullama_source/rows.parquet"),
     ],
 )
 def test_a_partition_belongs_to_the_folder_above_its_hive_segments(path: str, table: str) -> None:
