@@ -40,7 +40,7 @@ def output_link(path: str) -> str:
     if template := setting("output_link", ""):
         values = {"url": place.url, "scheme": place.scheme, "bucket": place.bucket, "path": place.path.lstrip("/")}
         try:
-            return template.format(**{name: quote(value, safe="/") for name, value in values.items()})
+            return template.format(**{name: quote(value, safe="/=") for name, value in values.items()})
         except (KeyError, IndexError, ValueError) as error:
             log.warning(
                 "[mullama] output_link is %r, which has no meaning (%r): it may have {url}, {scheme}, {bucket} and "
@@ -52,7 +52,7 @@ def output_link(path: str) -> str:
 
 
 def _console(place: Place) -> str:
-    path = quote(place.path, safe="/")
+    path = quote(place.path, safe="/=")
     if place.scheme == "file":
         return f"file://{path}"
     if place.scheme == "s3":

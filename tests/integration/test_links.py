@@ -20,7 +20,7 @@ def _home(airflow_home: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "address"),
     [
-        ("/lake/my rows.parquet", "file:///lake/my%20rows.parquet"),
+        ("/lake/ds=1/my rows.parquet", "file:///lake/ds=1/my%20rows.parquet"),
         ("s3://c@b/t/ds=1/x.parquet", f"{S3}/object/b?prefix=t%2Fds%3D1%2Fx.parquet"),
         ("s3://b/t", f"{S3}/buckets/b?prefix=t%2F"),
         ("gs://b/t/x.parquet", f"{GCS}/_details/b/t/x.parquet"),
