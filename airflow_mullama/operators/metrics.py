@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_mullama.compat import statistics
 from airflow_mullama.manifest import PartitionManifest
+from airflow_mullama.rows import ErrorType, Status
 
 PREFIX = "mullama"
 
@@ -34,10 +35,12 @@ def send_metrics(context: Any, manifest: PartitionManifest) -> None:
         for status, rows in one.status_counts.items():
             count(f"rows.{status}", rows)
         for error_type, rows in one.error_types.items():
-            count(f"errors.{error_type}", rows)
+            if error_type != ErrorType.NULL_INPUT.value:
+                count(f"errors.{error_type}", rows)
         count("rows_computed", one.computed_rows)
-        # Tokens of rows that an earlier attempt did are scaled out, as the manifest's own rate does.
-        share = one.computed_rows / one.rows if one.rows else 0.0
+        # Tokens of rows that an earlier attempt did are scaled out; skipped rows have none.
+        asked = one.rows - one.status_counts.get(Status.SKIPPED.value, 0)
+        share = one.computed_rows / asked if asked else 0.0
         count("tokens.prompt", round(one.prompt_tokens * share))
         count("tokens.completion", round(one.completion_tokens * share))
     seconds = manifest.seconds
