@@ -38,11 +38,13 @@ def send_metrics(context: Any, manifest: PartitionManifest) -> None:
             if error_type != ErrorType.NULL_INPUT.value:
                 count(f"errors.{error_type}", rows)
         count("rows_computed", one.computed_rows)
+        count("rows_deduplicated", one.deduplicated_rows)
         # Tokens of rows that an earlier attempt did are scaled out; skipped rows have none.
         asked = one.rows - one.status_counts.get(Status.SKIPPED.value, 0)
         share = one.computed_rows / asked if asked else 0.0
         count("tokens.prompt", round(one.prompt_tokens * share))
         count("tokens.completion", round(one.completion_tokens * share))
+        count("tokens.prompt_cached", one.cached_prompt_tokens)
     seconds = manifest.seconds
     if manifest.computed_rows:
         rates = manifest.to_json()
