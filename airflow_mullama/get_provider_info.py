@@ -21,7 +21,10 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     },
     "engine": {
         "label": "Engine",
-        "description": "auto, llamacpp (in a process of the worker), openai (an endpoint of that API) or echo (tests).",
+        "description": (
+            "auto, or an engine's name: llamacpp computes in a process of its own on the worker, openai asks an "
+            "endpoint of that API."
+        ),
         "schema": {"type": _TEXT},
     },
     "n_gpu_layers": {

@@ -55,6 +55,17 @@ def test_another_engine_gets_only_the_fields_it_knows(hook: MakeHook) -> None:
     assert box.engine_arguments()["engine_options"] == {"n_gpu_layers": 20, "n_ctx": 512}
 
 
+def test_endpoint_and_key_reach_the_engine_that_takes_them(hook: MakeHook) -> None:
+    from airflow_mullama.engines.registry import ENGINE_MODULES
+
+    if "openai" not in ENGINE_MODULES:
+        pytest.skip("there is no engine openai")
+    box = hook({"model": "qwen", "engine": "openai", "n_ctx": 512}, host="gpu-box", port=8000, password="sk-of-a-box")
+    options = {"endpoint": "http://gpu-box:8000", "api_key": "sk-of-a-box"}
+    assert box.engine_arguments() == {"model": "qwen", "engine": "openai", "engine_options": options}
+    assert box.engine_arguments("m.gguf", "llamacpp")["engine_options"] == {"n_ctx": 512}
+
+
 def test_a_key_among_an_operators_options_is_masked_too(hook: MakeHook) -> None:
     from airflow.sdk.log import redact
 
