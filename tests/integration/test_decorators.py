@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
+DOCS = Path(__file__).parents[2] / "docs" / "airflow.md"
 START = datetime.datetime(2026, 11, 1, tzinfo=datetime.timezone.utc)
 
 RunTask = Callable[..., Any]
@@ -168,3 +170,26 @@ def test_a_table_is_kept_once_in_an_object_store(airflow_home: Path, object_stor
     second = write_source(table("one", "two"), output)
     assert object_store.objects(object_store.url("out")) == [second.path]
     assert object_store.read(second.url)["text"].to_pylist() == ["one", "two"]
+
+
+def test_the_example_of_the_docs(run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    from airflow.sdk import DAG, task
+
+    if not hasattr(task, "mullama_generate"):
+        pytest.skip("Airflow finds the decorators of providers that are installed (make test)")
+    (example,) = re.findall(r"^```python\n(@task.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    example = example.replace("/models/qwen3-8b-q4_k_m.gguf", "echo").replace("s3://lake", str(tmp_path))
+    example = example.replace("/data/lake", str(tmp_path))
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    for day, stars in (("2026-11-01", [1, 1]), (str(today), [1, 5])):
+        folder = tmp_path / "reviews" / f"ds={day}"
+        folder.mkdir(parents=True)
+        rows = {"id": [1, 2], "text": [f"{day} one", f"{day} two"], "stars": stars}
+        pq.write_table(pa.table(rows), folder / "a.parquet")
+    with DAG("docs_example", schedule=None, start_date=START) as dag:
+        names: dict[str, Any] = {"task": task}
+        exec(example, names)
+        names["summaries"]()
+    assert run_dag(dag).state == "success"
+    output = pq.ParquetFile(tmp_path / "summaries" / f"ds={today}" / "reviews.parquet").read()
+    assert output["response"].to_pylist() == [f"Summarise this review in one sentence: {today} one"]
