@@ -21,7 +21,13 @@ import pytest
 from airflow_mullama.demo.airflow_server import AirflowServer
 from airflow_mullama.demo.lake import write_lake
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+# Airflow itself is not imported here: a test session has one home for it, and the server has another.
+AIRFLOW = tuple(map(int, importlib.metadata.version("apache-airflow-core").split(".")[:2]))
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(AIRFLOW < (3, 3), reason="task state stores and partitions known at runtime are of Airflow 3.3"),
+]
 
 REPOSITORY = Path(__file__).parents[2]
 TOLD, UNTOLD = "sk-told-to-everybody-4711", "sk-never-told-to-anybody-4712"
@@ -63,11 +69,6 @@ with DAG("watched", schedule=None, start_date=START):
     )
 """
 
-# Airflow itself is not imported here: a test session has one home for it, and the server has another.
-since_3_3 = pytest.mark.skipif(
-    tuple(map(int, importlib.metadata.version("apache-airflow-core").split(".")[:2])) < (3, 3),
-    reason="Airflow 3.3 and newer have a task state store, and partitions that are known at runtime",
-)
 openlineage = pytest.mark.skipif(
     importlib.util.find_spec("openlineage") is None, reason="the OpenLineage provider is not installed"
 )
@@ -193,7 +194,6 @@ def watched(server: AirflowServer) -> Watched:
     return Watched(server)
 
 
-@since_3_3
 def test_progress_is_in_the_state_store_while_the_task_runs(watched: Watched, eventually: Callable[..., Any]) -> None:
     def progress() -> Any:
         with contextlib.suppress(urllib.error.HTTPError):  # nothing is stored yet
@@ -336,7 +336,6 @@ def test_the_ui_has_the_connections_form(server: AirflowServer) -> None:
     assert form["standard_fields"]["host"]["hidden"] is True
 
 
-@since_3_3
 def test_the_second_dag_gets_a_run_for_each_partition(
     server: AirflowServer, lake: Path, eventually: Callable[..., Any]
 ) -> None:
