@@ -16,7 +16,7 @@ import airflow_mullama
 
 PACKAGE = Path(airflow_mullama.__file__).parent
 # The rooms that stand on Airflow's side; everything else also runs where importing Airflow fails.
-AIRFLOW_ROOMS = {"operators", "hooks", "plugin", "compat", "demo", "dags"}
+AIRFLOW_ROOMS = {"operators", "hooks", "decorators", "plugin", "compat", "demo", "dags"}
 # What a DAG file's import of this package must not cost a scheduler that parses it every few seconds.
 HEAVY = {"pyarrow", "numpy", "xllamacpp", "fsspec", "rich", "huggingface_hub"}
 

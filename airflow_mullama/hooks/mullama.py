@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseHook
 
-from airflow_mullama.compat import AirflowNotFoundException
-from airflow_mullama.errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class ConnectionDefaults:
-    """What a connection says where an operator's argument is left out."""
-
-    model: str | None = None
-    engine: str | None = None
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
+from airflow_mullama.compat import AirflowNotFoundException, mask_secret, setting
+from airflow_mullama.errors import ConfigurationError, MullamaError
+from airflow_mullama.hooks.connection import ENDPOINT_ENGINE, ConnectionDefaults, read_connection
 
 
 class MullamaHook(BaseHook):
-    """Reads a connection of type ``mullama``. Its extra is JSON: ``{"model": …, "engine": …, "engine_options": {…}}``.
+    """Reads a connection of type ``mullama``.
+
+    Its form has a model, an engine, the engine's most used options, and endpoint and key of an API; its extra takes
+    further options: ``{"engine_options": {"flash_attn": true}}``.
 
     Args:
         mullama_conn_id: the connection's id. The default one need not exist; any other must.
@@ -38,13 +32,13 @@ class MullamaHook(BaseHook):
         self.mullama_conn_id = mullama_conn_id
 
     def defaults(self) -> ConnectionDefaults:
-        """The connection's defaults.
+        """The connection's defaults. From here on no log shows its secrets.
 
         Raises:
-            ConfigurationError: the connection is named and missing, or its extra is not as it should be.
+            ConfigurationError: the connection is named and missing, or a field of it is not as it should be.
         """
         try:
-            extra = self.get_connection(self.mullama_conn_id).extra_dejson
+            connection = self.get_connection(self.mullama_conn_id)
         except AirflowNotFoundException as error:
             if self.mullama_conn_id == self.default_conn_name:
                 return ConnectionDefaults()
@@ -52,10 +46,63 @@ class MullamaHook(BaseHook):
                 f"There is no connection {self.mullama_conn_id!r}; create it (type mullama), or leave mullama_conn_id "
                 "out."
             ) from error
-        options = extra.get("engine_options") or {}
-        if not isinstance(options, Mapping):
+        if connection.password:
+            mask_secret(connection.password)  # also before anything is said of another field
+        defaults = read_connection(connection)
+        for secret in defaults.secrets:
+            mask_secret(secret)
+        return defaults
+
+    def engine_arguments(
+        self, model: str | None = None, engine: str | None = None, engine_options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A job's ``model``, ``engine`` and ``engine_options``.
+
+        What is given here wins over the connection, the connection over Airflow's configuration (``[mullama]
+        default_model`` and ``default_engine``).
+
+        Args:
+            model, engine: an operator's; ``None`` where it leaves them to the connection.
+            engine_options: over those of the connection, one by one.
+
+        Raises:
+            ConfigurationError: there is no model anywhere, or no such engine.
+        """
+        from airflow_mullama.engines.registry import engine_spec
+
+        if engine_options is not None and not isinstance(engine_options, Mapping):
             raise ConfigurationError(
-                f"The connection {self.mullama_conn_id!r} has engine_options {options!r} in its extra; it must be an "
-                'object such as {"n_ctx": 4096}.'
+                f"engine_options must be a dictionary such as {{'n_ctx': 4096}}, not {engine_options!r}."
             )
-        return ConnectionDefaults(extra.get("model") or None, extra.get("engine") or None, dict(options))
+        given = dict(engine_options or {})
+        if isinstance(given.get("api_key"), str) and given["api_key"]:
+            mask_secret(given["api_key"])
+        defaults = self.defaults()
+        model = model or defaults.model or setting("default_model", "")
+        if not model:
+            raise ConfigurationError(
+                f"No model: give model=, set it in the connection {self.mullama_conn_id!r} (field 'Model'), or in "
+                "Airflow's configuration ([mullama] default_model)."
+            )
+        engine = engine or defaults.engine or setting("default_engine", "auto") or "auto"
+        spec = engine_spec(engine, model)
+        options = {**defaults.options_for(spec.name, spec.checks), **given}
+        return {"model": model, "engine": engine, "engine_options": options}
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Load the model in a process of its own and end it, or ask the endpoint which models it has.
+
+        Returns:
+            Whether it works, and a sentence.
+        """
+        from airflow_mullama.hooks.connection_test import call_endpoint, load_model
+        from airflow_mullama.operators.filesystems import resolve_in_task
+
+        try:
+            seconds = float(setting("connection_test_seconds", "120"))
+            defaults = self.defaults()
+            if (defaults.engine or setting("default_engine", "auto")) == ENDPOINT_ENGINE:
+                return True, call_endpoint(defaults.endpoint, defaults.api_key, defaults.model, seconds)
+            return True, load_model(self.engine_arguments(), resolve_in_task, seconds)
+        except MullamaError as error:
+            return False, str(error)

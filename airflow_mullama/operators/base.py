@@ -25,6 +25,7 @@ from airflow_mullama.errors import (
     OutputExistsError,
 )
 from airflow_mullama.hooks.mullama import MullamaHook
+from airflow_mullama.operators.links import MullamaOutputLink
 
 # Asking again cannot mend these: the task fails at once, whatever its retries. An input that is not there may yet come.
 NOT_RETRIED: tuple[type[MullamaError], ...] = (
@@ -67,6 +68,10 @@ class MullamaOperator(BaseOperator):
 
     template_fields: ClassVar[Sequence[str]] = ("input_path", "output_path", "model", "mullama_conn_id")  # type: ignore[misc]
     ui_color = "#e8f0fe"
+    operator_extra_links = (MullamaOutputLink(),)
+
+    manifest: Any = None
+    """Of what the last ``execute`` wrote."""
 
     _stop: threading.Event | None = None
 
@@ -123,6 +128,7 @@ class MullamaOperator(BaseOperator):
         # Heavy imports wait until here: a DAG file is parsed every few seconds.
         from airflow_mullama.operators.filesystems import resolve_in_task
         from airflow_mullama.operators.progress import TaskListener
+        from airflow_mullama.operators.reporting import report
         from airflow_mullama.runner import run_job
 
         self._stop = threading.Event()
@@ -142,8 +148,20 @@ class MullamaOperator(BaseOperator):
         except ErrorBudgetExceededError as error:
             if error.manifest is not None:
                 context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())
+                report(self, context, job, error.manifest)
             raise
+        report(self, context, job, manifest)
         return manifest.to_json()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Asked for by the OpenLineage provider when the task has ended well."""
+        from airflow_mullama.operators.lineage import operator_lineage
+
+        return operator_lineage(self)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """Asked for by the OpenLineage provider when the task has failed."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
         """Called in a signal handler: only say that it is time to stop; the loop makes durable what is finished."""
@@ -151,16 +169,8 @@ class MullamaOperator(BaseOperator):
             self._stop.set()
 
     def _common_arguments(self) -> dict[str, Any]:
-        defaults = MullamaHook(self.mullama_conn_id).defaults()
-        model = self.model or defaults.model
-        if not model:
-            raise ConfigurationError(
-                f"No model: give model=, or set it in the connection {self.mullama_conn_id!r} (extra field 'model')."
-            )
         return {
-            "model": model,
-            "engine": self.engine or defaults.engine or "auto",
-            "engine_options": {**defaults.engine_options, **(self.engine_options or {})},
+            **MullamaHook(self.mullama_conn_id).engine_arguments(self.model, self.engine, self.engine_options),
             "require_gpu": self.require_gpu,
             "max_retries": self.max_retries,
             "row_timeout": self.row_timeout,

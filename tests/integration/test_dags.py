@@ -65,7 +65,7 @@ def test_a_dag_file_imports_nothing_heavy(file: Path, airflow_home: Path) -> Non
 
 
 def test_every_dag_of_the_demo_is_there() -> None:
-    assert {file.stem for file in dags_directory().glob("*.py")} == {TAG.dag_id, EMBED.dag_id}
+    assert {file.stem for file in dags_directory().glob("*.py")} >= {TAG.dag_id, EMBED.dag_id}
 
 
 def outputs(dag: DemoDag, lake: LakeSummary) -> dict[str, str]:

@@ -1,0 +1,69 @@
+"""What a task did, in Airflow's metrics: StatsD, Datadog or OpenTelemetry, whichever Airflow sends to.
+
+Names stand in ``docs/airflow.md``. Each has the tags ``dag_id`` and ``task_id``; plain StatsD knows no tags and drops
+them, so that what tells two numbers apart beside these stands in the name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mullama.compat import statistics
+from airflow_mullama.manifest import PartitionManifest
+from airflow_mullama.rows import ErrorType, Status
+
+PREFIX = "mullama"
+
+
+def send_metrics(context: Any, manifest: PartitionManifest) -> None:
+    """Send what became of the rows of the partitions that were written, and what it cost.
+
+    A partition that was up to date already counts as such and with nothing else, so that a sum over time counts no row
+    twice for a run that had nothing to do.
+    """
+    stats, tags = statistics(), _tags(context)
+
+    def count(name: str, amount: int) -> None:
+        if amount:
+            stats.incr(f"{PREFIX}.{name}", amount, tags=tags)
+
+    partitions = manifest.partitions or [manifest]
+    for one in partitions:
+        count(f"partitions.{one.skipped or 'written'}", 1)
+        if one.skipped:
+            continue
+        for status, rows in one.status_counts.items():
+            count(f"rows.{status}", rows)
+        for error_type, rows in one.error_types.items():
+            if error_type != ErrorType.NULL_INPUT.value:
+                count(f"errors.{error_type}", rows)
+        count("rows_computed", one.computed_rows)
+        count("rows_deduplicated", one.deduplicated_rows)
+        # Tokens of rows that an earlier attempt did are scaled out; skipped rows have none.
+        asked = one.rows - one.status_counts.get(Status.SKIPPED.value, 0)
+        share = one.computed_rows / asked if asked else 0.0
+        count("tokens.prompt", round(one.prompt_tokens * share))
+        count("tokens.completion", round(one.completion_tokens * share))
+        count("tokens.prompt_cached", one.cached_prompt_tokens)
+    seconds = manifest.seconds
+    if manifest.computed_rows:
+        rates = manifest.to_json()
+        stats.gauge(f"{PREFIX}.rows_per_second", rates["rows_per_second"], tags=tags)
+        stats.gauge(f"{PREFIX}.tokens_per_second", rates["tokens_per_second"], tags=tags)
+        stats.timing(f"{PREFIX}.engine_duration", seconds.engine * 1000, tags=tags)
+        stats.timing(f"{PREFIX}.model_load_duration", seconds.model_load * 1000, tags=tags)
+
+
+def send_gpu_wait(context: Any, seconds: float) -> None:
+    """Send how long a task waited for a free GPU.
+
+    Args:
+        context: of the running task.
+        seconds: from asking for one to having it.
+    """
+    statistics().timing(f"{PREFIX}.gpu_wait_duration", seconds * 1000, tags=_tags(context))
+
+
+def _tags(context: Any) -> dict[str, str]:
+    instance = context["ti"]
+    return {"dag_id": instance.dag_id, "task_id": instance.task_id}

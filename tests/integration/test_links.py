@@ -1,0 +1,51 @@
+"""Where a task's link to its output leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+S3 = "https://s3.console.aws.amazon.com/s3"
+GCS = "https://console.cloud.google.com/storage/browser"
+
+
+@pytest.fixture(autouse=True)
+def _home(airflow_home: Path) -> None:
+    """The configuration is Airflow's."""
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("/lake/ds=1/my rows.parquet", "file:///lake/ds=1/my%20rows.parquet"),
+        ("s3://c@b/t/ds=1/x.parquet", f"{S3}/object/b?prefix=t%2Fds%3D1%2Fx.parquet"),
+        ("s3://b/t", f"{S3}/buckets/b?prefix=t%2F"),
+        ("gs://b/t/x.parquet", f"{GCS}/_details/b/t/x.parquet"),
+        ("gs://b/t", f"{GCS}/b/t"),
+        ("abfss://c@a.dfs.core.windows.net/t", ""),
+    ],
+)
+def test_a_store_has_its_own_console(path: str, address: str) -> None:
+    from airflow_mullama.operators.links import output_link
+
+    assert output_link(path) == address
+
+
+def test_a_template_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_mullama.operators.links import output_link
+
+    monkeypatch.setenv("AIRFLOW__MULLAMA__OUTPUT_LINK", "https://minio/{scheme}/{bucket}/{path}?of={url}")
+    assert output_link("s3://b/a b/x") == "https://minio/s3/b/a%20b/x?of=s3%3A//b/a%20b/x"
+
+
+def test_a_template_without_meaning_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow_mullama.operators.links import output_link
+
+    monkeypatch.setenv("AIRFLOW__MULLAMA__OUTPUT_LINK", "https://minio/{folder}")
+    assert output_link("/x") == "file:///x"
+    assert "it may have {url}, {scheme}, {bucket} and {path}" in caplog.text

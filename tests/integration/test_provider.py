@@ -1,0 +1,78 @@
+"""What Airflow's own commands say of the provider. They read what is installed, so `make test` installs it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def is_installed() -> bool:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.distribution("airflow-mullama") is not None
+    return False
+
+
+pytestmark = pytest.mark.integration
+
+installed = pytest.mark.skipif(not is_installed(), reason="Airflow finds providers that are installed (make test)")
+
+Airflow = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def airflow(airflow_home: Path) -> Airflow:
+    """Run a command of Airflow's, with further environment variables."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env={**os.environ, "COLUMNS": "400", "AIRFLOW__CORE__TEST_CONNECTION": "Enabled", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@installed
+def test_the_provider_is_listed_with_what_it_brings(airflow: Airflow) -> None:
+    provider = json.loads(airflow("providers", "get", "airflow-mullama", "--full", "--output", "json").stdout)[0]
+    assert provider["package-name"] == "airflow-mullama"
+    assert provider["name"] == "Mullama"
+    (hook,) = [
+        one
+        for one in json.loads(airflow("providers", "hooks", "--output", "json").stdout)
+        if one["connection_type"] == "mullama"
+    ]
+    assert hook["class"] == "airflow_mullama.hooks.mullama.MullamaHook"
+    assert "airflow_mullama.operators.links.MullamaOutputLink" in airflow("providers", "links").stdout
+    assert "connection_test_seconds" in airflow("config", "list", "--section", "mullama").stdout
+
+
+@installed
+def test_the_decorators_are_known(airflow_home: Path) -> None:
+    from airflow.sdk import task
+
+    assert callable(task.mullama_generate)
+    assert callable(task.mullama_embed)
+
+
+@installed
+def test_a_connection_is_tested_from_the_command_line(airflow: Airflow) -> None:
+    for model, status, sentence in (
+        ("demo:ticket-tagger", 0, "Connection success!"),
+        ("/no/such.gguf", 1, "The model '/no/such.gguf' does not exist"),
+    ):
+        connection = json.dumps({"conn_type": "mullama", "extra": {"model": model, "n_parallel": 2}})
+        tested = airflow("connections", "test", "gpu_box", AIRFLOW_CONN_GPU_BOX=connection)
+        assert tested.returncode == status, tested.stdout + tested.stderr
+        assert sentence in tested.stdout

@@ -1,0 +1,358 @@
+"""What the rest of Airflow gets to see of a task: under a real scheduler, over REST, StatsD and OpenLineage."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import socket
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mullama.demo.airflow_server import AirflowServer
+from airflow_mullama.demo.lake import write_lake
+
+# Airflow itself is not imported here: a test session has one home for it, and the server has another.
+AIRFLOW = tuple(map(int, importlib.metadata.version("apache-airflow-core").split(".")[:2]))
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(AIRFLOW < (3, 3), reason="task state stores and partitions known at runtime are of Airflow 3.3"),
+]
+
+REPOSITORY = Path(__file__).parents[2]
+TOLD, UNTOLD = "sk-told-to-everybody-4711", "sk-never-told-to-anybody-4712"
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")
+DAG_FILE = """
+import datetime
+import logging
+
+from airflow.sdk import DAG, Asset
+
+from airflow_mullama.hooks.mullama import MullamaHook
+from airflow_mullama.operators import MullamaEmbedOperator, MullamaGenerateOperator
+
+START = datetime.datetime(2026, 11, 1)
+
+
+def tell_the_key(context):
+    logging.getLogger(__name__).warning("the key is %s", MullamaHook("keyed").defaults().api_key)
+    print("printed:", MullamaHook("keyed").defaults().api_key)
+
+
+with DAG("watched", schedule=None, start_date=START):
+    MullamaGenerateOperator(
+        task_id="slow", input_path={lake!r} + "/in.parquet", output_path={lake!r} + "/slow.parquet",
+        prompt_column="text", model="echo", engine_options={{"delay_s": 0.2, "n_parallel": 2}},
+    )
+    MullamaGenerateOperator(
+        task_id="over_budget", input_path={lake!r} + "/days", output_path={lake!r} + "/over_budget",
+        prompt_template="say {{text}}", model="echo", engine_options={{"faults": {{"fail": [1, 2]}}}}, max_retries=0,
+        mullama_conn_id="untold",
+    )
+    MullamaEmbedOperator(
+        task_id="keyed", input_path={lake!r} + "/days", output_path={lake!r} + "/keyed", text_column="text",
+        mullama_conn_id="keyed", pre_execute=tell_the_key, outlets=[Asset("embedded_days")],
+    )
+    MullamaGenerateOperator(
+        task_id="gone", input_path={lake!r} + "/nothing/ds=2026-11-01", output_path={lake!r} + "/gone",
+        prompt_column="text", model="echo",
+    )
+"""
+
+openlineage = pytest.mark.skipif(
+    importlib.util.find_spec("openlineage") is None, reason="the OpenLineage provider is not installed"
+)
+statsd = pytest.mark.skipif(importlib.util.find_spec("statsd") is None, reason="the package statsd is not installed")
+
+
+def is_installed() -> bool:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.distribution("airflow-mullama") is not None
+    return False
+
+
+installed = pytest.mark.skipif(not is_installed(), reason="Airflow finds providers that are installed (make test)")
+
+
+class StatsdListener:
+    """Keeps what is sent to a UDP port."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> StatsdListener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", ("127.0.0.1", self.port))  # an empty datagram ends it
+        self._thread.join()
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while datagram := self._socket.recv(65_536):
+            with self._lock:
+                self._lines.extend(datagram.decode().splitlines())
+
+    def values(self, task_id: str) -> dict[str, float]:
+        """The numbers of one task, by name; those sent more than once are added up."""
+        found: dict[str, float] = {}
+        with self._lock:
+            lines = list(self._lines)
+        for line in lines:
+            name, _, value = line.partition(":")
+            name, *tags = name.split(",")
+            if name.startswith("airflow.mullama.") and {"dag_id=watched", f"task_id={task_id}"} <= set(tags):
+                name = name.removeprefix("airflow.mullama.")
+                found[name] = found.get(name, 0.0) + float(value.split("|")[0])
+        return found
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lake = tmp_path_factory.mktemp("lake")
+    pq.write_table(pa.table({"id": range(60), "text": [f"ticket {row}" for row in range(60)]}), lake / "in.parquet")
+    for number, day in enumerate(DAYS):
+        (lake / "days" / f"ds={day}").mkdir(parents=True)
+        texts = [f"ticket {row} of {day}" if row else None for row in range(4 + number)]
+        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), lake / "days" / f"ds={day}" / "a.parquet")
+    write_lake(lake / "tickets", rows=140)
+    for day in sorted((lake / "tickets").glob("ds=*"))[2:]:
+        shutil.rmtree(day)  # two days are enough
+    return lake
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[StatsdListener]:
+    with StatsdListener() as listener:
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def events_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lineage") / "events.ndjson"
+
+
+@pytest.fixture(scope="module")
+def server(
+    lake: Path, listener: StatsdListener, events_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowServer]:
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "watched.py").write_text(DAG_FILE.format(lake=str(lake)))
+    shutil.copy(REPOSITORY / "dags" / "generate_then_embed.py", dags)
+    transport = {"type": "file", "log_file_path": str(events_file), "append": True}
+    environment = {
+        "AIRFLOW_MULLAMA_LAKE": str(lake),
+        "AIRFLOW_CONN_KEYED": json.dumps({"conn_type": "mullama", "password": TOLD, "extra": {"model": "echo"}}),
+        "AIRFLOW_CONN_UNTOLD": json.dumps({"conn_type": "mullama", "password": UNTOLD}),
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        "AIRFLOW__METRICS__STATSD_ON": str(importlib.util.find_spec("statsd") is not None),
+        "AIRFLOW__METRICS__STATSD_PORT": str(listener.port),
+        "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
+        "AIRFLOW__MULLAMA__OUTPUT_LINK": "https://lake.example.com/{scheme}/{path}",
+    }
+    home = tmp_path_factory.mktemp("home")
+    with AirflowServer(home, dags=dags, environment=environment, parallelism=4) as server:
+        server.wait_for_dags(["watched", "generate_then_embed"])
+        yield server
+
+
+class Watched:
+    """The run of the DAG `watched`, from its beginning."""
+
+    def __init__(self, server: AirflowServer) -> None:
+        self.server = server
+        self._path = "/api/v2/dags/watched/dagRuns/run/taskInstances"
+
+    def get(self, task_id: str, below: str = "") -> Any:
+        return self.server.client.get(f"{self._path}/{task_id}{below}")
+
+    def ended(self, task_id: str) -> bool:
+        return self.get(task_id)["state"] in ("success", "failed", "skipped", "upstream_failed")
+
+
+@pytest.fixture(scope="module")
+def watched(server: AirflowServer) -> Watched:
+    server.client.trigger("watched", "run")
+    return Watched(server)
+
+
+def test_progress_is_in_the_state_store_while_the_task_runs(watched: Watched, eventually: Callable[..., Any]) -> None:
+    def progress() -> Any:
+        with contextlib.suppress(urllib.error.HTTPError):  # nothing is stored yet
+            return watched.get("slow", "/state-store/progress")["value"]
+
+    first = eventually(progress, seconds=120)
+    assert 0 < first["done"] < first["total"] == 60
+    assert watched.get("slow")["state"] == "running"
+    eventually(lambda: watched.ended("slow"), seconds=120)
+    assert progress()["done"] == 60
+
+
+def test_a_task_links_to_its_output(watched: Watched, lake: Path, eventually: Callable[..., Any]) -> None:
+    eventually(lambda: watched.ended("over_budget"), seconds=120)
+    address = f"https://lake.example.com/file/{str(lake).lstrip('/')}/over_budget"
+    assert watched.get("over_budget", "/links")["extra_links"] == {"Output": address}
+    eventually(lambda: watched.ended("gone"), seconds=120)
+    assert watched.get("gone", "/links")["extra_links"] == {"Output": None}
+
+
+def test_a_key_that_a_task_tells_is_masked(watched: Watched, eventually: Callable[..., Any]) -> None:
+    eventually(lambda: watched.ended("keyed"), seconds=120)
+    assert watched.get("keyed")["state"] == "success"
+    log = json.dumps(watched.get("keyed", "/logs/1?full_content=true"))
+    assert "the key is ***" in log
+    assert "printed: ***" in log
+    assert TOLD not in log
+    assert TOLD not in json.dumps(watched.get("keyed")["rendered_fields"])
+
+
+def test_a_key_is_never_told(watched: Watched, lake: Path, events_file: Path, eventually: Callable[..., Any]) -> None:
+    eventually(lambda: watched.ended("over_budget"), seconds=120)
+    seen = [json.dumps(watched.get("over_budget", below)) for below in ("", "/xcomEntries/manifest", "/links")]
+    files = [path for path in watched.server.home.rglob("*.log") if path.is_file()]
+    outputs = [path for path in (lake / "over_budget").rglob("*") if path.is_file()]
+    assert any("task_id=over_budget" in str(path) for path in files)
+    assert len(outputs) == 3
+    seen += [path.read_bytes().decode("latin-1") for path in [*files, *outputs]]
+    seen += [events_file.read_text()] if events_file.exists() else []
+    assert [text for text in seen if UNTOLD in text] == []
+
+
+def test_an_outlets_event_carries_the_manifest(watched: Watched, lake: Path, eventually: Callable[..., Any]) -> None:
+    eventually(lambda: watched.ended("keyed"), seconds=120)
+    (event,) = watched.server.client.get("/api/v2/assets/events?source_task_id=keyed")["asset_events"]
+    assert event["extra"]["manifest"]["status_counts"] == {"success": 12, "skipped": 3}
+    assert event["extra"]["partitions"][1] == {
+        "partition_key": "2026-11-02",
+        "output_path": str(lake / "keyed" / "ds=2026-11-02" / "part-00000.parquet"),
+        "rows": 5,
+    }
+    # The DAG does not leave partitions to its tasks: a DAG that waits for the whole asset is to start.
+    assert event.get("partition_key") is None
+
+
+@statsd
+def test_metrics_reach_statsd(watched: Watched, listener: StatsdListener, eventually: Callable[..., Any]) -> None:
+    eventually(lambda: watched.ended("over_budget") and watched.ended("keyed"), seconds=120)
+    eventually(lambda: "engine_duration" in listener.values("over_budget"), seconds=30)
+    values = listener.values("over_budget")
+    assert values["partitions.written"] == 3
+    assert values["rows.success"] == 6
+    assert values["rows.failed"] == values["errors.engine_error"] == 6
+    assert values["rows.skipped"] == 3
+    assert "errors.null_input" not in values
+    assert values["rows_computed"] == 12
+    manifest = watched.get("over_budget", "/xcomEntries/manifest?deserialize=true")["value"]
+    assert values["tokens.prompt"] == manifest["prompt_tokens"] > 0
+    assert values["tokens.completion"] == manifest["completion_tokens"] > 0
+    assert values["rows_per_second"] > 0
+    assert values["tokens_per_second"] > 0
+    assert values["engine_duration"] > 0
+    assert values["model_load_duration"] > 0
+    eventually(lambda: "engine_duration" in listener.values("keyed"), seconds=30)
+    assert listener.values("keyed")["rows.success"] == 12
+
+
+def events(file: Path, task_id: str, kind: str) -> list[dict[str, Any]]:
+    """OpenLineage events of a kind of one task."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    found = [json.loads(line) for line in lines]
+    return [one for one in found if one["job"]["name"] == f"watched.{task_id}" and one["eventType"] == kind]
+
+
+@openlineage
+def test_lineage_of_a_task_that_ended_well(
+    watched: Watched, lake: Path, events_file: Path, eventually: Callable[..., Any]
+) -> None:
+    eventually(lambda: watched.ended("keyed"), seconds=120)
+    (event,) = eventually(lambda: events(events_file, "keyed", "COMPLETE"), seconds=60)
+    (source,), (output,) = event["inputs"], event["outputs"]
+    assert (source["namespace"], source["name"]) == ("file", str(lake / "days"))
+    assert (output["namespace"], output["name"]) == ("file", str(lake / "keyed"))
+    assert [field["name"] for field in source["facets"]["schema"]["fields"]] == ["id", "text"]
+    fields = {field["name"]: field["type"] for field in output["facets"]["schema"]["fields"]}
+    assert fields["embedding"].startswith("fixed_size_list<")
+    assert source["inputFacets"]["inputStatistics"]["rowCount"] == 15
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 15
+    assert output["outputFacets"]["outputStatistics"]["fileCount"] == 3
+    written = sum(path.stat().st_size for path in (lake / "keyed").rglob("*.parquet"))
+    assert output["outputFacets"]["outputStatistics"]["size"] == written
+    partitions = output["outputFacets"]["subset"]["outputCondition"]["partitions"]
+    assert [one["dimensions"] for one in partitions] == [{"ds": day} for day in DAYS]
+    (budget,) = source["inputFacets"]["dataQualityAssertions"]["assertions"]
+    assert (budget["assertion"], budget["success"], budget["actual"]) == ("error_ratio", True, "0")
+
+
+@openlineage
+def test_lineage_of_a_task_over_its_error_budget(
+    watched: Watched, lake: Path, events_file: Path, eventually: Callable[..., Any]
+) -> None:
+    eventually(lambda: watched.ended("over_budget"), seconds=120)
+    (event,) = eventually(lambda: events(events_file, "over_budget", "FAIL"), seconds=60)
+    (source,), (output,) = event["inputs"], event["outputs"]
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 15
+    found = {one["assertion"]: one for one in source["inputFacets"]["dataQualityAssertions"]["assertions"]}
+    assert set(found) == {"error_ratio", "no_engine_error"}
+    assert found["error_ratio"]["success"] is False
+    assert (found["error_ratio"]["expected"], found["error_ratio"]["actual"]) == ("<= 0.1", "0.4")
+    assert (found["no_engine_error"]["success"], found["no_engine_error"]["actual"]) == (False, "6")
+
+
+@openlineage
+def test_lineage_of_a_task_that_wrote_nothing(
+    watched: Watched, lake: Path, events_file: Path, eventually: Callable[..., Any]
+) -> None:
+    eventually(lambda: watched.ended("gone"), seconds=120)
+    (event,) = eventually(lambda: events(events_file, "gone", "FAIL"), seconds=60)
+    assert [(one["namespace"], one["name"]) for one in event["inputs"]] == [("file", str(lake / "nothing"))]
+    assert [(one["namespace"], one["name"]) for one in event["outputs"]] == [("file", str(lake / "gone"))]
+
+
+@installed
+def test_the_ui_has_the_connections_form(server: AirflowServer) -> None:
+    (form,) = [one for one in server.client.get("/ui/connections/hook_meta") if one["connection_type"] == "mullama"]
+    assert form["hook_name"] == "Mullama"
+    assert list(form["extra_fields"]) == ["model", "engine", "n_gpu_layers", "n_ctx", "n_parallel", "endpoint"]
+    assert form["extra_fields"]["n_ctx"]["schema"]["title"] == "Context"
+    assert form["standard_fields"]["password"]["title"] == "API key"
+    assert form["standard_fields"]["host"]["hidden"] is True
+
+
+def test_the_second_dag_gets_a_run_for_each_partition(
+    server: AirflowServer, lake: Path, eventually: Callable[..., Any]
+) -> None:
+    server.client.trigger("generate_then_embed", "run")
+    eventually(lambda: server.client.run_state("generate_then_embed", "run") in ("success", "failed"), seconds=240)
+    assert server.client.run_state("generate_then_embed", "run") == "success"
+    days = sorted(path.name.removeprefix("ds=") for path in (lake / "tickets").glob("ds=*"))
+    assert len(days) == 2
+
+    def runs() -> list[dict[str, Any]]:
+        found = server.client.get("/api/v2/dags/embed_what_was_generated/dagRuns")["dag_runs"]
+        return list(found) if len(found) == len(days) and {one["state"] for one in found} <= {"success"} else []
+
+    finished = eventually(runs, seconds=240)
+    assert sorted(run["partition_key"] for run in finished) == days
+    for day in days:
+        tagged = pq.ParquetFile(lake / "tickets_with_tags" / f"ds={day}" / "part-00000.parquet").read()
+        embedded = pq.ParquetFile(lake / "tickets_for_search" / f"ds={day}" / "part-00000.parquet").read()
+        assert embedded.select(tagged.column_names).equals(tagged)
+        assert embedded["embed_status"].to_pylist().count("success") > 0
