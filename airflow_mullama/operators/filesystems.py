@@ -34,3 +34,12 @@ def resolve_in_task(url: str) -> Location:
             "apache-airflow-providers-amazon[s3fs], for other stores their provider, or leave the connection out of "
             "the URL to use the machine's own credentials."
         ) from error
+
+
+def max_map_length() -> int:
+    """Most tasks that one task maps to here: ``[core] max_map_length``."""
+    try:
+        from airflow.sdk.configuration import conf
+    except ImportError:  # Airflow 3.1
+        from airflow.configuration import conf
+    return int(conf.getint("core", "max_map_length", fallback=1024))

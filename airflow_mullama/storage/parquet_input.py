@@ -104,6 +104,17 @@ def open_input(files: Sequence[Location]) -> ParquetInput:
     return ParquetInput(tuple(opened), schema, identity.hexdigest())
 
 
+def count_rows(location: Location) -> int:
+    """Rows of one file, by its footer alone.
+
+    Raises:
+        InputNotFoundError, InputUnreadableError
+    """
+    with _reading(location), _parquet_file(location) as file:
+        rows: int = file.metadata.num_rows
+        return rows
+
+
 def _file_batches(file: InputFile, columns: Sequence[str] | None, skip: int) -> Iterator[pa.RecordBatch]:
     groups: list[int] = []
     for number, rows in enumerate(file.row_group_rows):
