@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 try:  # 3.2 and newer
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+    )
 except ImportError:  # 3.1
     from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]
         AirflowException,
@@ -14,7 +19,13 @@ except ImportError:  # 3.1
         AirflowSkipException,
     )
 
-__all__ = ["AirflowException", "AirflowFailException", "AirflowNotFoundException", "AirflowSkipException", "task_state_store"]
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSkipException",
+    "task_state_store",
+]
 
 
 def task_state_store(context: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.storage.filesystems import Resolver, resolve_location
 from airflow_mullama.storage.hive import HIVE_SEGMENT
-from airflow_mullama.storage.parquet_input import count_rows
+from airflow_mullama.storage.parquet_input import read_footer
 from airflow_mullama.storage.partitions import Partition, discover_partitions
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,11 @@ def _weights(partitions: Sequence[Partition], balance: str) -> list[int]:
     if balance == "bytes":
         return [partition.size for partition in partitions]
     with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="mullama-footers") as threads:
-        return list(threads.map(lambda partition: sum(map(count_rows, partition.files)), partitions))
+        return list(threads.map(_rows, partitions))
+
+
+def _rows(partition: Partition) -> int:
+    return sum(read_footer(file).num_rows for file in partition.files)
 
 
 def _arguments(group: Sequence[Partition]) -> PartitionArguments:

@@ -94,7 +94,7 @@ def run_partition(
 
 
 def _listed(paths: Paths) -> str:
-    return os.fspath(paths) if isinstance(paths, (str, os.PathLike)) else ", ".join(map(os.fspath, paths))
+    return os.fspath(paths) if isinstance(paths, (str, os.PathLike)) else ", ".join(os.fspath(path) for path in paths)
 
 
 def _run_partitions(

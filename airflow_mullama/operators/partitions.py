@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from airflow.sdk import BaseOperator
 
 from airflow_mullama.compat import AirflowFailException, AirflowSkipException
-from airflow_mullama.errors import ConfigurationError, InputNotFoundError
+from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.operators.paths import require_if_input_missing
 
 
@@ -21,7 +21,7 @@ class MullamaListPartitionsOperator(BaseOperator):
         where: only partitions with these values of hive keys: ``{"ds": "{{ ds }}"}``, ``{"ds": [...]}`` or, both ends
             included, ``{"ds": {"from": "2026-01-01", "to": "{{ ds }}"}}`` (templated).
         max_tasks: at most so many tasks, with partitions that share one balanced; ``None``: one for each partition.
-            Never more than ``[core] max_map_length``.
+            Never more than ``[core] max_map_length`` (templated).
         balance: by what the work of tasks is evened out: ``bytes`` of the files, or ``rows``, for which the footer of
             every file is read.
         if_input_missing: where there is no partition, or none that ``where`` wants: ``fail`` (a retry looks again),
@@ -39,7 +39,7 @@ class MullamaListPartitionsOperator(BaseOperator):
         input_path: str | list[str],
         output_path: str,
         where: Mapping[str, Any] | None = None,
-        max_tasks: int | None = None,
+        max_tasks: int | str | None = None,
         balance: Literal["bytes", "rows"] = "bytes",
         if_input_missing: Literal["fail", "skip", "empty"] = "fail",
         **kwargs: Any,
@@ -64,17 +64,17 @@ class MullamaListPartitionsOperator(BaseOperator):
 
         try:
             require_if_input_missing(self.if_input_missing)
-            return list_partitions(
+            found = list_partitions(
                 self.input_path,
                 self.output_path,
                 where=self.where,
-                max_tasks=self.max_tasks,
+                # A template renders as text.
+                max_tasks=int(self.max_tasks) if str(self.max_tasks).isdecimal() else self.max_tasks,  # type: ignore[arg-type]
                 balance=self.balance,
-                if_input_missing="empty" if self.if_input_missing == "empty" else "fail",
+                if_input_missing="fail" if self.if_input_missing == "fail" else "empty",
             )
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
-        except InputNotFoundError as error:
-            if self.if_input_missing == "skip":
-                raise AirflowSkipException(str(error)) from error
-            raise
+        if not found and self.if_input_missing == "skip":
+            raise AirflowSkipException(f"There is no partition to list at {self.input_path!r}: nothing to do.")
+        return found

@@ -36,7 +36,8 @@ def refuse_nested_outputs(operator: Any) -> None:
     Raises:
         ConfigurationError: names both tasks and directories.
     """
-    others = [task for task in getattr(operator.dag, "tasks", ()) if task.task_id != operator.task_id]
+    dag = operator.get_dag()
+    others = [task for task in dag.tasks if task.task_id != operator.task_id] if dag else []
     for ours in _directories(operator.output_path):
         for task in others:
             for theirs in _directories(_output_path_of(task)):

@@ -104,15 +104,14 @@ def open_input(files: Sequence[Location]) -> ParquetInput:
     return ParquetInput(tuple(opened), schema, identity.hexdigest())
 
 
-def count_rows(location: Location) -> int:
-    """Rows of one file, by its footer alone.
+def read_footer(location: Location) -> pq.FileMetaData:
+    """What a file says of itself: rows, row groups, columns and their statistics.
 
     Raises:
         InputNotFoundError, InputUnreadableError
     """
     with _reading(location), _parquet_file(location) as file:
-        rows: int = file.metadata.num_rows
-        return rows
+        return file.metadata
 
 
 def _file_batches(file: InputFile, columns: Sequence[str] | None, skip: int) -> Iterator[pa.RecordBatch]:

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from airflow_mullama.errors import ConfigurationError, InputNotFoundError
-from airflow_mullama.storage.partitions import MAX_MAP_LENGTH, discover_partitions, list_partitions
+from airflow_mullama.storage.partitions import discover_partitions
 
 
 @pytest.fixture
@@ -157,57 +156,3 @@ def test_a_directory_without_parquet_is_named(tmp_path: Path) -> None:
 def test_a_path_that_is_none_is_refused(path: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         discover_partitions(path, tmp_path)
-
-
-def test_each_task_gets_one_partition(lake: Path) -> None:
-    assert list_partitions(str(lake), "/out") == [
-        {"input_path": f"{lake}/ds=2026-01-0{day}", "output_path": f"/out/ds=2026-01-0{day}/part-00000.parquet"}
-        for day in (1, 2, 3)
-    ]
-
-
-@pytest.mark.parametrize(("max_tasks", "sizes"), [(1, [3]), (2, [1, 2]), (3, [1, 1, 1]), (9, [1, 1, 1])])
-def test_neighbours_share_a_task_when_there_are_fewer(lake: Path, max_tasks: int, sizes: list[int]) -> None:
-    tasks = list_partitions(str(lake), "/out", max_tasks=max_tasks)
-    inputs = [[task["input_path"]] if isinstance(task["input_path"], str) else task["input_path"] for task in tasks]
-    assert [len(group) for group in inputs] == sizes
-    assert [path for group in inputs for path in group] == [
-        one["input_path"] for one in list_partitions(str(lake), "/out")
-    ]
-    assert tasks == list_partitions(str(lake), "/out", max_tasks=max_tasks)
-
-
-def test_listed_arguments_stand_for_the_same_partitions(lake: Path) -> None:
-    listed = [
-        str(one.output)
-        for task in list_partitions(str(lake), "/out", max_tasks=2)
-        for one in discover_partitions(task["input_path"], task["output_path"])
-    ]
-    assert listed == [str(one.output) for one in discover_partitions(lake, "/out")]
-
-
-@pytest.mark.parametrize("max_tasks", [0, -1, MAX_MAP_LENGTH + 1, 1.5, True])
-def test_a_number_of_tasks_out_of_range_is_named(lake: Path, max_tasks: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"max_tasks is {max_tasks!r}"):
-        list_partitions(str(lake), "/out", max_tasks=max_tasks)
-
-
-def test_an_object_store_is_listed_by_url(object_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("AWS_ENDPOINT_URL", object_store.endpoint),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    for day in (1, 2):
-        object_store.write(object_store.url("lake", f"ds={day}", "a.parquet"), pa.table({"text": ["x"]}))
-    object_store.write(object_store.url("lake", "_tmp", "a.parquet"), pa.table({"text": ["x"]}))
-    # Hive's sign survives in the bucket's paths and in the urls of both sides.
-    assert list_partitions(object_store.url("lake"), object_store.url("out")) == [
-        {
-            "input_path": object_store.url("lake", f"ds={day}"),
-            "output_path": object_store.url("out", f"ds={day}", "part-00000.parquet"),
-        }
-        for day in (1, 2)
-    ]
