@@ -121,7 +121,7 @@ def _partitions_of(source: Location, output: Location, where: HiveFilter | None,
     _refuse_output_below(source, output)
     seen.add(source.path)
     leaves = list_leaves(source, where, seen)
-    if not leaves and (where is None or not seen.values):
+    if not leaves and (where is None or not (seen.values or seen.reached_files)):
         raise InputNotFoundError(
             f"The directory {source.url!r} holds no Parquet file (names ending in {', '.join(PARQUET_SUFFIXES)}, not "
             "beginning with '_' or '.')."

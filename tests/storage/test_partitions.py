@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 
-from airflow_mullama.errors import ConfigurationError, InputNotFoundError
+from airflow_mullama.errors import ConfigurationError, InputNotFoundError, StorageUnavailableError
+from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.partitions import discover_partitions
 
 
@@ -133,6 +135,56 @@ def test_an_output_that_the_next_run_would_take_for_input_is_refused(tmp_path: P
     write_parquet(tmp_path / "in" / "a.parquet", ["x"])
     with pytest.raises(ConfigurationError, match="output_path"):
         discover_partitions(tmp_path / "in", tmp_path / "in" / "out")
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "sentence"),
+    [
+        ("lake", "lake", "input_path and output_path are both"),
+        ("lake", "lake/out", "lies below input_path"),
+        ("lake", "lake/ds=2026-01-09", "lies below input_path"),
+        ("lake/", "lake/out/deep", "lies below input_path"),
+        ("lake/ds=2026-01-01", "lake", "would lie among the input files"),
+        ("lake/ds=2026-01-01", "lake/ds=2026-01-01", "input_path and output_path are both"),
+        ("lake/ds=2026-01-01/part-a.parquet", "lake", "would overwrite an input"),
+        ("lake", ".", "lies below output_path"),
+    ],
+)
+def test_paths_that_lie_in_each_other_are_refused(lake: Path, source: str, output: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        discover_partitions(f"{lake.parent}/{source}", f"{lake.parent}/{output}".removesuffix("/."))
+
+
+def test_an_input_that_readers_of_the_output_pass_by_may_lie_below_it(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "_incoming" / "a.parquet", ["x"])
+    (found,) = discover_partitions(tmp_path / "_incoming" / "a.parquet", tmp_path)
+    assert str(found.output) == f"{tmp_path}/a.parquet"
+
+
+def test_an_output_among_the_inputs_of_another_is_refused(lake: Path) -> None:
+    days = [lake / "ds=2026-01-01", lake / "ds=2026-01-02"]
+    with pytest.raises(ConfigurationError, match="would lie among the input files"):
+        discover_partitions(days, [lake.parent / "out", days[0] / "other.parquet"])
+
+
+def test_inputs_that_are_not_there_may_be_left_out(lake: Path) -> None:
+    days = [lake / "ds=2026-01-01", lake / "ds=2026-01-09"]
+    found = discover_partitions(days, lake.parent / "out", leave_out_missing=True)
+    assert [one.input.name for one in found] == ["ds=2026-01-01"]
+    assert discover_partitions(days[1], lake.parent / "out", leave_out_missing=True) == []
+
+
+def test_a_store_that_does_not_answer_is_not_a_missing_input(lake: Path) -> None:
+    class Broken(pafs.FileSystemHandler):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("get_file_info"):
+                raise OSError("connection refused")
+            return super().__getattribute__(name)
+
+    Broken.__abstractmethods__ = frozenset()
+    place = Location(pafs.PyFileSystem(Broken()), "lake", "broken://lake")
+    with pytest.raises(StorageUnavailableError, match="'broken://lake' cannot be looked up"):
+        discover_partitions("broken://lake", lake.parent / "out", lambda _: place, leave_out_missing=True)
 
 
 def test_several_partitions_do_not_go_into_one_file(lake: Path) -> None:
