@@ -13,7 +13,7 @@ def resolve_in_task(url: str) -> Location:
 
     A URL with a connection (``s3://my_conn@bucket/key``) or of a scheme that Arrow does not speak goes through
     ``ObjectStoragePath``, so that Airflow's connection, provider and secrets backend are used. Others use the
-    machine's own credentials.
+    machine's own credentials, as does a scheme that no provider of this Airflow speaks but fsspec does.
 
     Raises:
         ConfigurationError, DependencyMissingError
@@ -29,6 +29,8 @@ def resolve_in_task(url: str) -> Location:
     except ImportError as error:
         raise DependencyMissingError(f"The URL {url!r} needs a package that is not installed: {error}.") from error
     except ValueError as error:
+        if "@" not in parts.netloc:
+            return resolve_location(url)
         raise ConfigurationError(
             f"The URL {url!r} cannot be used ({error}); for s3://conn_id@bucket install "
             "apache-airflow-providers-amazon[s3fs], for other stores their provider, or leave the connection out of "
