@@ -114,12 +114,12 @@ def test_a_key_that_is_no_hive_key_is_named_with_those_there_are(lake: Path, tmp
 
 
 def test_a_filter_that_wants_nothing_says_what_there_is(lake: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sentence = r"is wanted by where \(ds 2027-01-01\): there, ds is 2026-01-01 … 2026-01-05 \(5 values\)\."
+    sentence = r"matches where \(ds 2027-01-01\); those there have ds 2026-01-01 … 2026-01-05 \(5 values\): correct it"
     with pytest.raises(InputNotFoundError, match=sentence):
         list_partitions(lake, "/out", where={"ds": "2027-01-01"})
     with caplog.at_level(logging.INFO):
         assert list_partitions(lake, "/out", where={"ds": "2027-01-01"}, if_input_missing="empty") == []
-    assert "is wanted by where (ds 2027-01-01)" in caplog.text
+    assert "matches where (ds 2027-01-01)" in caplog.text
 
 
 def test_a_path_that_is_not_there_is_an_error_or_an_empty_list(tmp_path: Path) -> None:

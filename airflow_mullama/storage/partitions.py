@@ -169,8 +169,12 @@ def _explain_no_match(inputs: Sequence[str], where: HiveFilter, seen: KeysSeen, 
             + (f"the hive key(s) {known}" if known else "no hive keys (such as ds=2026-01-31)")
             + "; correct the key, or leave where out."
         )
-    there = "; ".join(f"{key} is {describe_values(seen.values[key])}" for key in where.keys if key in seen.values)
-    sentence = f"No partition of {place} is wanted by where ({where})" + (f": there, {there}." if there else ".")
+    there = "; ".join(f"{key} {describe_values(seen.values[key])}" for key in where.keys if key in seen.values)
+    sentence = (
+        f"No partition of {place} matches where ({where})"
+        + (f"; those there have {there}" if there else "")
+        + ": correct it, or set if_input_missing if there need not be one."
+    )
     if not leave_out_missing:
         raise InputNotFoundError(sentence)
     log.info("%s", sentence)
