@@ -170,13 +170,9 @@ def _explain_no_match(inputs: Sequence[str], where: HiveFilter, seen: KeysSeen, 
             + "; correct the key, or leave where out."
         )
     there = "; ".join(f"{key} {describe_values(seen.values[key])}" for key in where.keys if key in seen.values)
-    sentence = (
-        f"No partition of {place} matches where ({where})"
-        + (f"; those there have {there}" if there else "")
-        + ": correct it, or set if_input_missing if there need not be one."
-    )
+    sentence = f"No partition of {place} matches where ({where})" + (f"; those there have {there}" if there else "")
     if not leave_out_missing:
-        raise InputNotFoundError(sentence)
+        raise InputNotFoundError(f"{sentence}: correct it, or set if_input_missing if there need not be one.")
     log.info("%s", sentence)
 
 

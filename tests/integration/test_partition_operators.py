@@ -369,3 +369,12 @@ def test_a_summary_says_what_it_counted(pipeline: Callable[..., Any], lake: Path
     pipeline({"input_path": str(lake), "where": {"ds": {"to": "2026-01-02"}}})
     sentence = "2 partition(s), 14 rows (14 success); 0 task(s) missing, 0 skipped"
     assert sentence in capfd.readouterr().out + caplog.text
+
+
+def test_a_scheme_that_airflow_does_not_know_is_left_to_fsspec(airflow_home: Path) -> None:
+    from airflow_mullama.errors import ConfigurationError
+    from airflow_mullama.operators.filesystems import resolve_in_task
+
+    assert resolve_in_task("memory://lake/ds=1/").path.strip("/") == "lake/ds=1"
+    with pytest.raises(ConfigurationError, match="'memory://somebody@lake' cannot be used"):
+        resolve_in_task("memory://somebody@lake")
