@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from airflow_mullama.classification import ClassifyJob
     from airflow_mullama.jobs import EmbedJob, GenerateJob
     from airflow_mullama.manifest import summarize_manifests
+    from airflow_mullama.mapping import list_partitions
     from airflow_mullama.runner import run_job, run_partition
-    from airflow_mullama.storage.partitions import list_partitions
 
 _HOMES = {
     "ClassifyJob": "airflow_mullama.classification",
@@ -24,7 +24,7 @@ _HOMES = {
     "EmbedJob": "airflow_mullama.jobs",
     "run_partition": "airflow_mullama.runner",
     "run_job": "airflow_mullama.runner",
-    "list_partitions": "airflow_mullama.storage.partitions",
+    "list_partitions": "airflow_mullama.mapping",
     "summarize_manifests": "airflow_mullama.manifest",
 }
 

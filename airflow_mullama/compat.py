@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 try:  # 3.2 and newer
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+    )
 except ImportError:  # 3.1
     from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]
         AirflowException,
         AirflowFailException,
         AirflowNotFoundException,
+        AirflowSkipException,
     )
 
 __all__ = [
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
+    "AirflowSkipException",
     "add_partition_keys",
     "announces_partitions",
     "function_arguments",

@@ -13,6 +13,7 @@ from airflow_mullama.rows import RETRYABLE_ERROR_TYPES, Status
 
 MANIFEST_VERSION = 1
 FOOTER_KEY = b"airflow_mullama"
+INPUT_MISSING = "input_missing"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class PartitionManifest:
     """The account of one partition. ``rows`` is the sum of ``status_counts``; tokens are those of all rows.
 
     Args:
-        skipped: ``"up_to_date"`` where nothing was done because the output is already right.
+        skipped: ``"up_to_date"`` where nothing was done because the output is already right; ``"input_missing"`` where
+            there was no input, and no output was written.
         computed_rows: rows the engine was asked for in this attempt.
         resumed_rows: rows found in the stage of an earlier attempt.
         repaired_rows: rows of the published output that failed and were asked again.
@@ -145,6 +147,37 @@ class PartitionManifest:
         )
 
 
+def manifest_without_input(
+    *, task: str, input_path: str, output_path: str, engine: str, model: str
+) -> PartitionManifest:
+    """The account of work for which there was no input: no row, no output."""
+    now = utc_now()
+    return PartitionManifest(
+        task=task,
+        input_path=input_path,
+        output_path=output_path,
+        engine=engine,
+        model=model,
+        model_sha256="",
+        fingerprint="",
+        rows=0,
+        status_counts={},
+        error_types={},
+        attempts=0,
+        prompt_tokens=0,
+        completion_tokens=0,
+        computed_rows=0,
+        resumed_rows=0,
+        repaired_rows=0,
+        seconds=Seconds(),
+        bytes_in=0,
+        bytes_out=0,
+        started_at=now,
+        ended_at=now,
+        skipped=INPUT_MISSING,
+    )
+
+
 def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest:
     """One account of several partitions, with theirs inside. Needs at least one."""
     first = manifests[0]
@@ -188,8 +221,8 @@ def summarize_manifests(
         manifests: each task's XCom; ``None`` for a task that failed or was skipped and left none.
 
     Returns:
-        One manifest without its partitions, with ``partition_count`` and ``missing_count`` (tasks without a manifest);
-        with no manifest at all, only those two.
+        One manifest without its partitions, with ``partition_count`` (those that had an input) and ``missing_count``
+        (tasks without a manifest); with no partition at all, only those two.
     """
     if isinstance(manifests, Mapping):  # of a task that was not mapped
         manifests = [manifests]
@@ -200,7 +233,7 @@ def summarize_manifests(
             missing += 1
             continue
         one = PartitionManifest.from_json(value)
-        found.extend(one.partitions or [one])
+        found.extend(part for part in one.partitions or [one] if part.skipped != INPUT_MISSING)
     if not found:
         return {"partition_count": 0, "missing_count": missing}
     summary = merge_manifests(found).to_json()

@@ -24,6 +24,7 @@ from airflow_mullama.progress import Progress, ProgressListener
 from airflow_mullama.rows import refuse_column_clash
 from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
 from airflow_mullama.steps import reached
+from airflow_mullama.storage.hive_columns import refuse_contradicted_keys
 from airflow_mullama.storage.parquet_input import open_input
 from airflow_mullama.storage.parquet_output import (
     PublishedOutput,
@@ -76,7 +77,8 @@ class PartitionRun:
         job, model, partition = self._job, self._model, self._partition
         self._examined = time.monotonic()
         self._source = open_input(partition.files)
-        job.template.require_columns(self._source.schema.names)
+        refuse_contradicted_keys(self._source)
+        job.template.require_columns(self._source.schema.names, partition.input.url)
         refuse_column_clash(self._source.schema.names, job.added_column_names, job.output_prefix)
         self._columns = job.result_columns(model.vector_length)
         self._request_fingerprint = job.request_fingerprint(model_sha256=model.identity)
@@ -103,6 +105,11 @@ class PartitionRun:
             raise OutputExistsError(
                 f"The output {output.url!r} exists and was not written by this package; give another output_path, or "
                 "set if_exists='overwrite' to replace it."
+            )
+        if published.manifest.task != self._job.task:
+            raise OutputExistsError(
+                f"The output {output.url!r} was written by a task of another kind ({published.manifest.task!r}, and "
+                f"this one is {self._job.task!r}); give each its own output_path, or set if_exists='overwrite'."
             )
         return published
 

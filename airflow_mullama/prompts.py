@@ -78,16 +78,21 @@ class PromptTemplate:
         """Columns to read, each once, in order of first use."""
         return list(dict.fromkeys(self.columns))
 
-    def require_columns(self, available: Sequence[str]) -> None:
+    def require_columns(self, available: Sequence[str], source: str | None = None) -> None:
         """Check that the input has every column of the template, before the run.
+
+        Args:
+            available: the input's columns.
+            source: the input, for the message: of several partitions one may lack what the others have.
 
         Raises:
             MissingColumnError: names the missing columns and those there are.
         """
         missing = [column for column in self.distinct_columns if column not in available]
         if missing:
+            named = "The input" if source is None else f"The input {source!r}"
             raise MissingColumnError(
-                f"The input has no column {', '.join(map(repr, missing))}; it has: {', '.join(available) or 'none'}."
+                f"{named} has no column {', '.join(map(repr, missing))}; it has: {', '.join(available) or 'none'}."
             )
 
     def render(self, batch: pa.RecordBatch) -> list[str | RowError]:

@@ -17,7 +17,7 @@ from airflow_mullama.engines.base import EngineSettings
 from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, JobStoppedError
 from airflow_mullama.gpus import GpuLease, GpuRequest, lease_gpus
 from airflow_mullama.jobs import Job
-from airflow_mullama.manifest import PartitionManifest, merge_manifests
+from airflow_mullama.manifest import PartitionManifest, manifest_without_input, merge_manifests
 from airflow_mullama.models.resolve import Model, model_without_file, resolve_model
 from airflow_mullama.partition_run import PartitionRun
 from airflow_mullama.progress import LogListener, ProgressListener
@@ -38,6 +38,7 @@ def run_job(
     resolver: Resolver = resolve_location,
     listeners: Sequence[ProgressListener] | None = None,
     stop: threading.Event | None = None,
+    leave_out_missing: bool = False,
 ) -> PartitionManifest:
     """Do a job for every partition of ``input_path``, one after the other, with one engine.
 
@@ -48,6 +49,8 @@ def run_job(
         resolver: opens paths and URLs.
         listeners: who is told of progress; by default the log.
         stop: set it from anywhere, a signal handler too, to end the job soon with what is finished kept.
+        leave_out_missing: an input that is not there is left out; if there is none at all, nothing is written, and the
+            manifest has no rows and ``skipped="input_missing"``.
 
     Returns:
         The manifest; for several partitions, their sum with each one inside.
@@ -55,7 +58,15 @@ def run_job(
     Raises:
         MullamaError: see :mod:`airflow_mullama.errors`. Nothing half-done is visible at the output.
     """
-    partitions = discover_partitions(input_path, output_path, resolver)
+    partitions = discover_partitions(input_path, output_path, resolver, leave_out_missing=leave_out_missing)
+    if not partitions:
+        return manifest_without_input(
+            task=job.task,
+            input_path=_listed(input_path),
+            output_path=_listed(output_path),
+            engine=job.engine_spec.name,
+            model=job.model,
+        )
     return _run_partitions(job, partitions, resolver, listeners, stop)
 
 
@@ -80,6 +91,10 @@ def run_partition(
             f"{os.fspath(input_path)!r} stands for {len(partitions)} partitions; call run_job for several."
         )
     return _run_partitions(job, partitions, resolver, listeners, stop)
+
+
+def _listed(paths: Paths) -> str:
+    return os.fspath(paths) if isinstance(paths, (str, os.PathLike)) else ", ".join(os.fspath(path) for path in paths)
 
 
 def _run_partitions(

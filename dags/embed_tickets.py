@@ -6,9 +6,9 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task, teardown
+from airflow.sdk import Param, dag, task
 
-from airflow_mullama.operators import MullamaEmbedOperator
+from airflow_mullama.operators import MullamaEmbedOperator, MullamaSummaryOperator
 
 # A directory, or an object store's URL such as s3://bucket/lake.
 LAKE = os.environ.get("AIRFLOW_MULLAMA_LAKE", "/data/lake")
@@ -40,14 +40,8 @@ def embed_tickets() -> None:
         model="demo:minilm",  # or the path or URL of another embedding model's GGUF file
     ).expand_kwargs(partitions())
 
-    # A teardown runs even if a partition failed, and does not turn the run green when one did.
-    @teardown
-    def summary(manifests: Any) -> dict[str, Any]:
-        from airflow_mullama import summarize_manifests
-
-        return summarize_manifests(list(manifests))
-
-    summary(embedded.output)
+    # Runs also if a partition failed, and then fails itself: the last task decides whether the run is green.
+    MullamaSummaryOperator(task_id="summary", manifests=embedded.output)
 
 
 embed_tickets()

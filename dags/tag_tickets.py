@@ -6,9 +6,9 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, dag, task, teardown
+from airflow.sdk import Param, dag, task
 
-from airflow_mullama.operators import MullamaGenerateOperator
+from airflow_mullama.operators import MullamaGenerateOperator, MullamaSummaryOperator
 
 # A directory, or an object store's URL such as s3://bucket/lake.
 LAKE = os.environ.get("AIRFLOW_MULLAMA_LAKE", "/data/lake")
@@ -65,14 +65,8 @@ def tag_tickets() -> None:
         output_schema=TAGS,
     ).expand_kwargs(partitions())
 
-    # A teardown runs even if a partition failed, and does not turn the run green when one did.
-    @teardown
-    def summary(manifests: Any) -> dict[str, Any]:
-        from airflow_mullama import summarize_manifests
-
-        return summarize_manifests(list(manifests))
-
-    summary(tagged.output)
+    # Runs also if a partition failed, and then fails itself: the last task decides whether the run is green.
+    MullamaSummaryOperator(task_id="summary", manifests=tagged.output)
 
 
 tag_tickets()

@@ -5,5 +5,13 @@ from __future__ import annotations
 from airflow_mullama.operators.classify import MullamaClassifyOperator
 from airflow_mullama.operators.embed import MullamaEmbedOperator
 from airflow_mullama.operators.generate import MullamaGenerateOperator
+from airflow_mullama.operators.partitions import MullamaListPartitionsOperator
+from airflow_mullama.operators.summary import MullamaSummaryOperator
 
-__all__ = ["MullamaClassifyOperator", "MullamaEmbedOperator", "MullamaGenerateOperator"]
+__all__ = [
+    "MullamaClassifyOperator",
+    "MullamaEmbedOperator",
+    "MullamaGenerateOperator",
+    "MullamaListPartitionsOperator",
+    "MullamaSummaryOperator",
+]

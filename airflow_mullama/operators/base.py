@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_mullama.compat import AirflowFailException
+from airflow_mullama.compat import AirflowFailException, AirflowSkipException
 from airflow_mullama.errors import (
     ChatTemplateMissingError,
     ColumnClashError,
@@ -26,6 +25,7 @@ from airflow_mullama.errors import (
 )
 from airflow_mullama.hooks.mullama import MullamaHook
 from airflow_mullama.operators.links import MullamaOutputLink
+from airflow_mullama.operators.paths import refuse_nested_outputs, require_if_input_missing
 
 # Asking again cannot mend these: the task fails at once, whatever its retries. An input that is not there may yet come.
 NOT_RETRIED: tuple[type[MullamaError], ...] = (
@@ -60,6 +60,8 @@ class MullamaOperator(BaseOperator):
         max_error_ratio: the share of rows that may fail before the task does, after the output is written.
         chunk_rows: rows made durable together.
         if_exists: ``resume``, ``overwrite`` or ``error``.
+        if_input_missing: where there is no input: ``fail`` (a retry looks again), ``skip`` the task, or end it well
+            with an ``empty`` manifest; no output is written. Of a list, those that are there are processed.
         output_prefix: put before each added column's name.
         gpus: which GPUs the task has for itself, a worker on each: ``"auto"`` for a free one, a number of them,
             ``"all"``, a list, or ``None`` to lease none (docs/gpus.md).
@@ -89,6 +91,7 @@ class MullamaOperator(BaseOperator):
         max_error_ratio: float = 0.1,
         chunk_rows: int = 1000,
         if_exists: str = "resume",
+        if_input_missing: str = "fail",
         output_prefix: str = "",
         gpus: str | int | Sequence[int | str] | None = None,
         mullama_conn_id: str = MullamaHook.default_conn_name,
@@ -106,6 +109,7 @@ class MullamaOperator(BaseOperator):
         self.max_error_ratio = max_error_ratio
         self.chunk_rows = chunk_rows
         self.if_exists = if_exists
+        self.if_input_missing = if_input_missing
         self.output_prefix = output_prefix
         self.gpus = gpus
         self.mullama_conn_id = mullama_conn_id
@@ -123,9 +127,12 @@ class MullamaOperator(BaseOperator):
 
         Raises:
             AirflowFailException: the arguments can never work, so that no retry is spent on them.
+            AirflowSkipException: there is no input, and ``if_input_missing="skip"``.
             MullamaError: anything else that ends the task; a retry goes on from what is durable.
         """
         # Heavy imports wait until here: a DAG file is parsed every few seconds.
+        from airflow_mullama.manifest import INPUT_MISSING
+        from airflow_mullama.mapping import partition_name
         from airflow_mullama.operators.filesystems import resolve_in_task
         from airflow_mullama.operators.progress import TaskListener
         from airflow_mullama.operators.reporting import report
@@ -133,7 +140,9 @@ class MullamaOperator(BaseOperator):
 
         self._stop = threading.Event()
         try:
-            context["partition"] = self._partition_name()
+            require_if_input_missing(self.if_input_missing)
+            refuse_nested_outputs(self)
+            context["partition"] = partition_name(self.input_path)
             job = self.make_job({**self._common_arguments(), **self.job_arguments()})
             manifest = run_job(
                 job,
@@ -142,6 +151,7 @@ class MullamaOperator(BaseOperator):
                 resolver=resolve_in_task,
                 listeners=[TaskListener(context)],
                 stop=self._stop,
+                leave_out_missing=self.if_input_missing != "fail",
             )
         except NOT_RETRIED as error:
             raise AirflowFailException(str(error)) from error
@@ -150,6 +160,8 @@ class MullamaOperator(BaseOperator):
                 context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())
                 report(self, context, job, error.manifest)
             raise
+        if manifest.skipped == INPUT_MISSING and self.if_input_missing == "skip":
+            raise AirflowSkipException(f"There is no input at {manifest.input_path}: nothing to do.")
         report(self, context, job, manifest)
         return manifest.to_json()
 
@@ -180,11 +192,3 @@ class MullamaOperator(BaseOperator):
             "output_prefix": self.output_prefix,
             "gpus": self.gpus,
         }
-
-    def _partition_name(self) -> str:
-        """What a mapped task is called in the UI: ``map_index_template="{{ partition }}"``."""
-        paths = [self.input_path] if isinstance(self.input_path, (str, os.PathLike)) else list(self.input_path or ())
-        if not paths:
-            raise ConfigurationError("input_path is empty; give a path or URL, or a list of at least one.")
-        names = [os.fspath(path).rstrip("/").rsplit("/", 1)[-1] for path in paths]
-        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})"

@@ -104,6 +104,16 @@ def open_input(files: Sequence[Location]) -> ParquetInput:
     return ParquetInput(tuple(opened), schema, identity.hexdigest())
 
 
+def read_footer(location: Location) -> pq.FileMetaData:
+    """What a file says of itself: rows, row groups, columns and their statistics.
+
+    Raises:
+        InputNotFoundError, InputUnreadableError
+    """
+    with _reading(location), _parquet_file(location) as file:
+        return file.metadata
+
+
 def _file_batches(file: InputFile, columns: Sequence[str] | None, skip: int) -> Iterator[pa.RecordBatch]:
     groups: list[int] = []
     for number, rows in enumerate(file.row_group_rows):

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 from airflow_mullama.demo.lake import LONG_TEXT_BYTES, LakeSummary, write_lake
 from airflow_mullama.demo.minilm import GGUF_NAME, PACKAGE, TOKENIZER_NAME
 from airflow_mullama.demo.run import EMBED, TAG, DemoDag, dags_directory
+from airflow_mullama.jobs import GenerateJob
 from airflow_mullama.models.resolve import locate_model
 from airflow_mullama.paths import cache_directory
+from airflow_mullama.runner import run_job
 from airflow_mullama.storage.vector_columns import stored_type
 
 ROWS = 280
@@ -68,6 +71,15 @@ def test_every_dag_of_the_demo_is_there() -> None:
     assert {file.stem for file in dags_directory().glob("*.py")} >= {TAG.dag_id, EMBED.dag_id}
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("dag_id", sorted(file.stem for file in dags_directory().glob("*.py")))
+def test_no_dag_begins_to_run_by_itself(dag_id: str, shipped_dag: Callable[[str], Any]) -> None:
+    # The demo's Airflow unpauses new DAGs, and reads the whole folder.
+    dag = shipped_dag(dag_id)
+    assert dag.timetable.can_be_scheduled is False or dag.is_paused_upon_creation
+    assert dag.doc_md
+
+
 def outputs(dag: DemoDag, lake: LakeSummary) -> dict[str, str]:
     parameter = {"tag": "tagged", "embed": "embedded"}[dag.task_id]
     return {"tickets": str(lake.directory), parameter: str(lake.directory.parent / dag.output)}
@@ -81,13 +93,13 @@ def partitions(dag: DemoDag, lake: LakeSummary) -> Iterator[tuple[pa.Table, pa.T
         yield pa.concat_tables(files), pq.ParquetFile(output).read()
 
 
-def manifests(run: Any, task_id: str) -> list[dict[str, Any]]:
+def manifests(run: Any, task_id: str, key: str = "return_value") -> list[dict[str, Any]]:
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
 
     with create_session() as session:
         found = session.scalars(
-            XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids=task_id, key="return_value")
+            XComModel.get_many(run_id=run.run_id, dag_ids=run.dag_id, task_ids=task_id, key=key)
         ).all()
         values = [(xcom.map_index, xcom.value) for xcom in found]
     return [json.loads(value) if isinstance(value, str) else value for _, value in sorted(values, key=lambda v: v[0])]
@@ -165,7 +177,62 @@ def test_a_failed_partition_fails_the_run_and_is_counted(
     run = run_dag(dag, outputs(TAG, lake))
     assert run.state == "failed"
     states = {(one.task_id, one.map_index): one.state for one in run.get_task_instances()}
-    assert list(states.values()).count("failed") == 1
-    assert states["summary", -1] == "success"
-    (summary,) = manifests(run, "summary")
+    assert list(states.values()).count("failed") == 2
+    assert states["summary", -1] == "failed"
+    (summary,) = manifests(run, "summary", "summary")
     assert summary["partition_count"] == lake.partitions - 1
+    assert summary["missing_count"] == 1
+
+
+@pytest.mark.integration
+@needs_tagger
+def test_many_partitions(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], lake: LakeSummary) -> None:
+    tagged = lake.directory.parent / "tagged_all"
+    conf = {"tickets": str(lake.directory), "tagged": str(tagged), "first_day": "2026-03-03", "max_tasks": 2}
+    run = run_dag(shipped_dag("many_partitions"), conf)
+    assert run.state == "success"
+    reported = manifests(run, "tag")
+    assert [len(manifest["partitions"]) for manifest in reported] == [3, 3]
+    assert sorted(path.name for path in tagged.glob("ds=*")) == [f"ds=2026-03-0{day}" for day in range(3, 9)]
+    # Days differ in size, tasks hardly.
+    rows = [manifest["rows"] for manifest in reported]
+    assert max(rows) - min(rows) <= 0.1 * sum(rows)
+    (summary,) = manifests(run, "summary")
+    assert (summary["partition_count"], summary["rows"], summary["missing_count"]) == (6, sum(rows), 0)
+
+
+@pytest.mark.integration
+def test_repair_failed_rows(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    lake = write_lake(tmp_path / "tickets", rows=140)
+    tagged = tmp_path / "tickets_tagged_daily"
+    dag = shipped_dag("repair_failed_rows")
+    arguments = dag.get_task("repair").partial_kwargs
+    arguments.update(model="echo", engine_options={"request_log": str(tmp_path / "requests")}, retries=0)
+    job = GenerateJob(
+        **{name: arguments[name] for name in ("prompt_template", "model", "max_tokens")},
+        engine_options={"faults": {"fail": [1, 2]}},
+        max_retries=0,
+        max_error_ratio=1.0,
+    )
+    days = sorted(path.name for path in lake.directory.glob("ds=*"))
+    broken = run_job(job, [lake.directory / day for day in days[:2]], tagged)
+    assert broken.error_types["engine_error"] == 4
+    run_job(replace(job, engine_options={}), [lake.directory / day for day in days[2:]], tagged)
+
+    run = run_dag(dag, {"tickets": str(lake.directory), "tagged": str(tagged)})
+    assert run.state == "success"
+    (summary,) = manifests(run, "summary")
+    assert (summary["partition_count"], summary["repaired_rows"], summary["computed_rows"]) == (7, 4, 4)
+    assert summary["status_counts"].keys() == {"success", "skipped"}
+    assert len((tmp_path / "requests").read_text().split()) == 4
+
+
+@pytest.mark.integration
+def test_the_repair_asks_what_the_daily_run_asked(shipped_dag: Callable[..., Any]) -> None:
+    daily, repair = shipped_dag("daily_backfill").get_task("tag"), shipped_dag("repair_failed_rows").get_task("repair")
+    defaults = {"output_prefix": ""}
+    for name in (
+        *("prompt_template", "prompt_column", "system_prompt", "chat", "max_tokens", "sampling", "output_schema"),
+        *("model", "engine", "engine_options", "output_prefix"),
+    ):
+        assert repair.partial_kwargs.get(name, defaults.get(name)) == getattr(daily, name), name

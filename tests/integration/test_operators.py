@@ -109,7 +109,7 @@ def test_a_list_of_inputs_gives_one_manifest_with_its_partitions(
         ({"mullama_conn_id": "nobody"}, "There is no connection 'nobody'"),
         ({"model": None}, "No model: give model="),
         ({"prompt_template": "say {text!r}"}, "format or conversion"),
-        ({"prompt_template": "say {txt}"}, "The input has no column 'txt'; it has: id, text."),
+        ({"prompt_template": "say {txt}"}, "has no column 'txt'; it has: id, text."),
         ({"model": "/no/such/model.gguf"}, "The model '/no/such/model.gguf' does not exist"),
     ],
 )

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
-from airflow_mullama.errors import ConfigurationError, InputNotFoundError
-from airflow_mullama.storage.partitions import MAX_MAP_LENGTH, discover_partitions, list_partitions
+from airflow_mullama.errors import ConfigurationError, InputNotFoundError, StorageUnavailableError
+from airflow_mullama.storage.filesystems import Location
+from airflow_mullama.storage.partitions import discover_partitions
 
 
 @pytest.fixture
@@ -136,6 +137,56 @@ def test_an_output_that_the_next_run_would_take_for_input_is_refused(tmp_path: P
         discover_partitions(tmp_path / "in", tmp_path / "in" / "out")
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "sentence"),
+    [
+        ("lake", "lake", "input_path and output_path are both"),
+        ("lake", "lake/out", "lies below input_path"),
+        ("lake", "lake/ds=2026-01-09", "lies below input_path"),
+        ("lake/", "lake/out/deep", "lies below input_path"),
+        ("lake/ds=2026-01-01", "lake", "would lie among the input files"),
+        ("lake/ds=2026-01-01", "lake/ds=2026-01-01", "input_path and output_path are both"),
+        ("lake/ds=2026-01-01/part-a.parquet", "lake", "would overwrite an input"),
+        ("lake", ".", "lies below output_path"),
+    ],
+)
+def test_paths_that_lie_in_each_other_are_refused(lake: Path, source: str, output: str, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        discover_partitions(f"{lake.parent}/{source}", f"{lake.parent}/{output}".removesuffix("/."))
+
+
+def test_an_input_that_readers_of_the_output_pass_by_may_lie_below_it(tmp_path: Path, write_parquet: Any) -> None:
+    write_parquet(tmp_path / "_incoming" / "a.parquet", ["x"])
+    (found,) = discover_partitions(tmp_path / "_incoming" / "a.parquet", tmp_path)
+    assert str(found.output) == f"{tmp_path}/a.parquet"
+
+
+def test_an_output_among_the_inputs_of_another_is_refused(lake: Path) -> None:
+    days = [lake / "ds=2026-01-01", lake / "ds=2026-01-02"]
+    with pytest.raises(ConfigurationError, match="would lie among the input files"):
+        discover_partitions(days, [lake.parent / "out", days[0] / "other.parquet"])
+
+
+def test_inputs_that_are_not_there_may_be_left_out(lake: Path) -> None:
+    days = [lake / "ds=2026-01-01", lake / "ds=2026-01-09"]
+    found = discover_partitions(days, lake.parent / "out", leave_out_missing=True)
+    assert [one.input.name for one in found] == ["ds=2026-01-01"]
+    assert discover_partitions(days[1], lake.parent / "out", leave_out_missing=True) == []
+
+
+def test_a_store_that_does_not_answer_is_not_a_missing_input(lake: Path) -> None:
+    class Broken(pafs.FileSystemHandler):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("get_file_info"):
+                raise OSError("connection refused")
+            return super().__getattribute__(name)
+
+    Broken.__abstractmethods__ = frozenset()
+    place = Location(pafs.PyFileSystem(Broken()), "lake", "broken://lake")
+    with pytest.raises(StorageUnavailableError, match="'broken://lake' cannot be looked up"):
+        discover_partitions("broken://lake", lake.parent / "out", lambda _: place, leave_out_missing=True)
+
+
 def test_several_partitions_do_not_go_into_one_file(lake: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is one file and .* holds 3 partition"):
         discover_partitions(lake, lake.parent / "out.parquet")
@@ -157,57 +208,3 @@ def test_a_directory_without_parquet_is_named(tmp_path: Path) -> None:
 def test_a_path_that_is_none_is_refused(path: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         discover_partitions(path, tmp_path)
-
-
-def test_each_task_gets_one_partition(lake: Path) -> None:
-    assert list_partitions(str(lake), "/out") == [
-        {"input_path": f"{lake}/ds=2026-01-0{day}", "output_path": f"/out/ds=2026-01-0{day}/part-00000.parquet"}
-        for day in (1, 2, 3)
-    ]
-
-
-@pytest.mark.parametrize(("max_tasks", "sizes"), [(1, [3]), (2, [1, 2]), (3, [1, 1, 1]), (9, [1, 1, 1])])
-def test_neighbours_share_a_task_when_there_are_fewer(lake: Path, max_tasks: int, sizes: list[int]) -> None:
-    tasks = list_partitions(str(lake), "/out", max_tasks=max_tasks)
-    inputs = [[task["input_path"]] if isinstance(task["input_path"], str) else task["input_path"] for task in tasks]
-    assert [len(group) for group in inputs] == sizes
-    assert [path for group in inputs for path in group] == [
-        one["input_path"] for one in list_partitions(str(lake), "/out")
-    ]
-    assert tasks == list_partitions(str(lake), "/out", max_tasks=max_tasks)
-
-
-def test_listed_arguments_stand_for_the_same_partitions(lake: Path) -> None:
-    listed = [
-        str(one.output)
-        for task in list_partitions(str(lake), "/out", max_tasks=2)
-        for one in discover_partitions(task["input_path"], task["output_path"])
-    ]
-    assert listed == [str(one.output) for one in discover_partitions(lake, "/out")]
-
-
-@pytest.mark.parametrize("max_tasks", [0, -1, MAX_MAP_LENGTH + 1, 1.5, True])
-def test_a_number_of_tasks_out_of_range_is_named(lake: Path, max_tasks: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"max_tasks is {max_tasks!r}"):
-        list_partitions(str(lake), "/out", max_tasks=max_tasks)
-
-
-def test_an_object_store_is_listed_by_url(object_store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("AWS_ENDPOINT_URL", object_store.endpoint),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    for day in (1, 2):
-        object_store.write(object_store.url("lake", f"ds={day}", "a.parquet"), pa.table({"text": ["x"]}))
-    object_store.write(object_store.url("lake", "_tmp", "a.parquet"), pa.table({"text": ["x"]}))
-    # Hive's sign survives in the bucket's paths and in the urls of both sides.
-    assert list_partitions(object_store.url("lake"), object_store.url("out")) == [
-        {
-            "input_path": object_store.url("lake", f"ds={day}"),
-            "output_path": object_store.url("out", f"ds={day}", "part-00000.parquet"),
-        }
-        for day in (1, 2)
-    ]

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mullama.errors import InputUnreadableError
+from airflow_mullama.storage.filesystems import local_location
+from airflow_mullama.storage.hive_columns import refuse_contradicted_keys
+from airflow_mullama.storage.parquet_input import open_input
+
+DAY = datetime.date(2026, 1, 3)
+
+
+def check(path: Path, column: pa.Array, name: str = "ds", **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": ["x"] * len(column), name: column}), path, **options)
+    refuse_contradicted_keys(open_input([local_location(str(path))]))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["2026-01-03"] * 3),
+        pa.array(["2026-01-03"] * 3).dictionary_encode(),
+        pa.array([DAY] * 3),
+        pa.array([datetime.datetime(2026, 1, 3, hour, tzinfo=datetime.timezone.utc) for hour in range(3)]),
+        pa.array([None] * 3, pa.string()),
+        pa.array([b"\xff"] * 3),  # no text that a path could hold
+        pa.array([], pa.string()),
+    ],
+)
+def test_a_column_that_repeats_its_hive_key_is_fine(tmp_path: Path, column: pa.Array) -> None:
+    check(tmp_path / "ds=2026-01-03" / "a.parquet", column)
+
+
+@pytest.mark.parametrize(
+    ("column", "held"),
+    [
+        (pa.array(["2026-01-03", "2026-01-04"]), "2026-01-03 … 2026-01-04"),
+        (pa.array([DAY + datetime.timedelta(days=1)]), "2026-01-04"),
+        (pa.array(["x"]), "x"),
+        (pa.array([5]), "5"),
+    ],
+)
+def test_a_column_that_contradicts_its_hive_key_is_one_sentence(tmp_path: Path, column: pa.Array, held: str) -> None:
+    path = tmp_path / "ds=2026-01-03" / "a.parquet"
+    with pytest.raises(InputUnreadableError) as caught:
+        check(path, column)
+    message = str(caught.value)
+    assert f"{str(path)!r} lies below ds=2026-01-03 and its column 'ds' holds {held}, so readers" in message
+    assert "move the rows" in message
+
+
+def test_one_contradicting_row_group_is_found(tmp_path: Path) -> None:
+    with pytest.raises(InputUnreadableError, match="holds 7"):
+        check(tmp_path / "hour=03" / "a.parquet", pa.array([3, 3, 7]), "hour", row_group_size=1)
+
+
+def test_other_keys_and_columns_inside_of_others_are_not_compared(tmp_path: Path) -> None:
+    path = tmp_path / "day=2026-01-03" / "a.parquet"
+    check(path, pa.array(["2026-02-01"]))
+    check(path, pa.array([{"day": "2026-02-01"}]))
+    check(tmp_path / "ds=__HIVE_DEFAULT_PARTITION__" / "a.parquet", pa.array(["2026-02-01"]))
+
+
+def test_without_statistics_nothing_is_claimed(tmp_path: Path) -> None:
+    check(tmp_path / "ds=2026-01-03" / "a.parquet", pa.array(["x"]), write_statistics=False)
