@@ -46,22 +46,14 @@ def send_metrics(context: Any, manifest: PartitionManifest) -> None:
         count("tokens.completion", round(one.completion_tokens * share))
         count("tokens.prompt_cached", one.cached_prompt_tokens)
     seconds = manifest.seconds
+    if seconds.waiting_for_gpu:
+        stats.timing(f"{PREFIX}.gpu_wait_duration", seconds.waiting_for_gpu * 1000, tags=tags)
     if manifest.computed_rows:
         rates = manifest.to_json()
         stats.gauge(f"{PREFIX}.rows_per_second", rates["rows_per_second"], tags=tags)
         stats.gauge(f"{PREFIX}.tokens_per_second", rates["tokens_per_second"], tags=tags)
         stats.timing(f"{PREFIX}.engine_duration", seconds.engine * 1000, tags=tags)
         stats.timing(f"{PREFIX}.model_load_duration", seconds.model_load * 1000, tags=tags)
-
-
-def send_gpu_wait(context: Any, seconds: float) -> None:
-    """Send how long a task waited for a free GPU.
-
-    Args:
-        context: of the running task.
-        seconds: from asking for one to having it.
-    """
-    statistics().timing(f"{PREFIX}.gpu_wait_duration", seconds * 1000, tags=_tags(context))
 
 
 def _tags(context: Any) -> dict[str, str]:
