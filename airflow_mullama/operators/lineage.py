@@ -18,7 +18,7 @@ from typing import Any
 from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.operators.assets import partitions_with_output
 from airflow_mullama.rows import ErrorType, Status
-from airflow_mullama.storage.places import Place, hive_values, place_of, table_of
+from airflow_mullama.storage.places import Place, partition_values, place_of, table_of
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _subset_facet(table: Table, facet: str, key: str, condition: str) -> dict[st
         from openlineage.client.facet_v2 import base_subset_dataset as subset
     except ImportError:
         return {}
-    partitions = [(place_of(path).url, hive_values(path)) for path in table.partitions]
+    partitions = [(place_of(path).url, partition_values(path)) for path in table.partitions]
     if not all(dimensions for _, dimensions in partitions):
         return {}
     listed = [subset.Partition(identifier=url, dimensions=dimensions) for url, dimensions in partitions]

@@ -56,7 +56,7 @@ def place_of(path: str) -> Place:
     return Place(parts.scheme, parts.netloc, parts.path.strip("/"))
 
 
-def hive_values(path: str) -> dict[str, str]:
+def partition_values(path: str) -> dict[str, str]:
     """Keys and values of a partition's hive segments (``ds=2026-11-01``), in their order, as before escaping."""
     segments = place_of(path).path.split("/")
     first, end = _hive_run(segments)
@@ -90,7 +90,7 @@ def partition_key(output_path: str, input_path: str) -> str:
     The values of the hive segments, joined by ``|`` as Airflow's own mappers of composite keys take them apart; of the
     output, or of the input where the output has none. Without any, the output file's name without its ending.
     """
-    values = hive_values(output_path) or hive_values(input_path)
+    values = partition_values(output_path) or partition_values(input_path)
     if values:
         return "|".join(values.values())
     name = place_of(output_path).path.rsplit("/", 1)[-1]
