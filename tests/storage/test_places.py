@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_mullama.storage.places import hive_values, partition_key, place_of, table_of
+from airflow_mullama.storage.places import partition_values, partition_key, place_of, table_of
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_partition_belongs_to_the_folder_above_its_hive_segments(path: str, ta
 
 
 def test_hive_values_are_as_they_were_before_escaping() -> None:
-    assert hive_values("/t/ds=2026-11-01/at=12%3A00/x.parquet") == {"ds": "2026-11-01", "at": "12:00"}
+    assert partition_values("/t/ds=2026-11-01/at=12%3A00/x.parquet") == {"ds": "2026-11-01", "at": "12:00"}
 
 
 @pytest.mark.parametrize(
