@@ -26,7 +26,7 @@ OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-oldest lint types format bench soak lock dist clean
+.PHONY: help demo ui test test-oldest lint types format bench guard soak lock dist clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ bench: $(TEST) ## Run the benchmarks, each against its limit or peer
 	@set -e; for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done
+
+guard: $(TEST) ## Check that measured ratios have not got worse
+	@$(BIN)/python benchmarks/_guard.py
 
 soak: $(TEST) ## Run the tests that take minutes or hours
 	@$(BIN)/python -m pytest -m soak $(ARGS)

@@ -23,7 +23,35 @@ MOST_WAITING_ROWS = 50_000
 
 _RETRYABLE = pa.array(RETRYABLE_ERROR_TYPES)
 
-Place = tuple[pa.RecordBatch, int]
+# Outcomes often come a few at a time, and a small batch takes kilobytes: they are kept in batches of so many rows.
+SEGMENT_ROWS = 512
+
+
+class Segment:
+    """Outcomes that are remembered, and forgotten, together."""
+
+    def __init__(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        self.rows = 0
+        self.bytes = 0
+        self.texts: list[str] = []
+
+    def add(self, outcomes: pa.RecordBatch) -> int:
+        """Keep outcomes; the place of the first one."""
+        self._batches.append(outcomes)
+        self.rows += outcomes.num_rows
+        self.bytes += outcomes.nbytes
+        return self.rows - int(outcomes.num_rows)
+
+    def pack(self) -> pa.RecordBatch:
+        """All outcomes as one batch."""
+        if len(self._batches) > 1:
+            self._batches = pa.Table.from_batches(self._batches).combine_chunks().to_batches()
+        (batch,) = self._batches
+        return batch
+
+
+Place = tuple[Segment, int]
 
 
 class Duplicates:
@@ -39,8 +67,7 @@ class Duplicates:
         self._texts: dict[int, str] = {}
         self._waiting: dict[int, list[int]] = {}
         self._known: dict[str, Place] = {}
-        self._remembered: deque[tuple[list[str], int]] = deque()
-        self._bytes = 0
+        self._segments: deque[Segment] = deque([Segment()])
         self.waiting_rows = 0
 
     @property
@@ -88,7 +115,8 @@ class Duplicates:
         may_pass = pc.is_in(outcomes.column("error_type"), _RETRYABLE).to_pylist()
         copied: list[tuple[int, Place]] = []
         again: list[tuple[int, str]] = []
-        learned: list[str] = []
+        segment = self._segments[-1]
+        first = segment.add(outcomes)
         for number, row in enumerate(outcomes.column("row").to_pylist()):
             text = self._texts.pop(row, None)
             if text is None:
@@ -99,36 +127,37 @@ class Duplicates:
             if may_pass[number]:
                 again.extend((follower, text) for follower in followers)
             else:
-                self._known[text] = (outcomes, number)
-                learned.append(text)
-                copied.extend((follower, (outcomes, number)) for follower in followers)
-        self._remember(learned, outcomes.nbytes)
+                place = (segment, first + number)
+                self._known[text] = place
+                segment.texts.append(text)
+                segment.bytes += sys.getsizeof(text)
+                copied.extend((follower, place) for follower in followers)
+        copies = _copies(copied)
+        self._forget()
         rows, texts, _ = self.sift([row for row, _ in again], [text for _, text in again])
-        return _copies(copied), rows, texts
+        return copies, rows, texts
 
-    def _remember(self, texts: list[str], outcome_bytes: int) -> None:
-        if not texts:
-            return
-        size = outcome_bytes + sum(map(sys.getsizeof, texts))
-        self._remembered.append((texts, size))
-        self._bytes += size
-        while self._bytes > self._limit:
-            forgotten, freed = self._remembered.popleft()
-            self._bytes -= freed
-            for text in forgotten:
+    def _forget(self) -> None:
+        if self._segments[-1].rows >= SEGMENT_ROWS:
+            self._segments[-1].pack()
+            self._segments.append(Segment())
+        while sum(segment.bytes for segment in self._segments) > self._limit:
+            for text in self._segments.popleft().texts:
                 del self._known[text]
+            if not self._segments:
+                self._segments.append(Segment())
 
 
 def _copies(known: Sequence[tuple[int, Place]]) -> list[pa.RecordBatch]:
-    """The outcomes at the places as those of the rows, a batch for each batch that they come from."""
-    by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
-    for row, (batch, number) in known:
-        _, rows, numbers = by_batch.setdefault(id(batch), (batch, [], []))
+    """The outcomes at the places as those of the rows, a batch for each segment that they come from."""
+    by_segment: dict[int, tuple[Segment, list[int], list[int]]] = {}
+    for row, (segment, number) in known:
+        _, rows, numbers = by_segment.setdefault(id(segment), (segment, [], []))
         rows.append(row)
         numbers.append(number)
     copies = []
-    for batch, rows, numbers in by_batch.values():
-        taken = batch.take(pa.array(np.array(numbers, np.int64)))
+    for segment, rows, numbers in by_segment.values():
+        taken = segment.pack().take(pa.array(np.array(numbers, np.int64)))
         column = taken.schema.get_field_index("row")
         copies.append(taken.set_column(column, taken.schema.field(column), pa.array(rows, pa.int64())))
     return copies

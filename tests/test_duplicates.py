@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -89,8 +90,8 @@ def test_what_is_remembered_is_bounded():
         text = f"text {row}"
         duplicates.sift([row], [text])
         duplicates.settle(outcomes([row], [text], [None]))
-    assert duplicates._bytes <= 10_000
     assert 0 < len(duplicates._known) < 200
+    assert len(duplicates._segments) == 1
     assert duplicates.sift([9_000], ["text 0"])[0] == [9_000]
     assert duplicates.sift([9_001], ["text 4999"])[0] == []
 
@@ -143,3 +144,35 @@ def test_sampled_answers_are_shared_as_their_seed_comes_from_the_request(
     source = write_parquet(tmp_path / "in.parquet", ["same"] * 50)
     run_partition(echo_job(sampling={"temperature": temperature}), source, tmp_path / "out.parquet")
     assert len(request_log.rows()) == 1
+
+
+def test_outcomes_that_come_one_by_one_take_no_more_memory_than_they_are_worth():
+    process = psutil.Process()
+    duplicates = Duplicates()
+    before = process.memory_info().rss
+    for row in range(20_000):
+        text = f"text {row}"
+        duplicates.sift([row], [text])
+        duplicates.settle(outcomes([row], [text], [None]))
+    assert process.memory_info().rss - before < 40 << 20
+    assert len(duplicates._known) == 20_000
+
+
+def test_typed_columns_of_duplicates_are_those_of_the_first(
+    echo_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, request_log: Any
+):
+    labels = [f"label{number}" for number in range(30)]
+    answers = [f'{{"label": "{labels[row % 30]}", "marks": [{row % 30}]}}' for row in range(900)]
+    schema = {
+        "type": "object",
+        "properties": {"label": {"enum": labels}, "marks": {"type": "array", "items": {"type": "integer"}}},
+        "required": ["label", "marks"],
+    }
+    source = write_parquet(tmp_path / "in.parquet", answers)
+
+    run_partition(echo_job(output_schema=schema, chunk_rows=100), source, tmp_path / "out.parquet")
+
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert len(request_log.rows()) == 30
+    assert table.column("label").to_pylist() == [labels[row % 30] for row in range(900)]
+    assert table.column("marks").to_pylist() == [[row % 30] for row in range(900)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_mullama.storage.places import partition_values, partition_key, place_of, table_of
+from airflow_mullama.storage.places import partition_key, partition_values, place_of, table_of
 
 
 @pytest.mark.parametrize(
