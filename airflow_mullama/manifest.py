@@ -110,8 +110,9 @@ class PartitionManifest:
         value = asdict(self)
         value["seconds"] = {name: round(amount, 3) for name, amount in value["seconds"].items()}
         value["rows_per_second"] = round(self.rows_per_second, 2)
-        # Tokens of resumed rows were paid for in another attempt: the rate scales them out.
-        share = self.computed_rows / self.rows if self.rows else 0.0
+        # Tokens of resumed rows were paid for in another attempt: the rate scales them out; skipped rows have none.
+        asked = self.rows - self.status_counts.get(Status.SKIPPED.value, 0)
+        share = self.computed_rows / asked if asked else 0.0
         tokens = (self.prompt_tokens + self.completion_tokens) * share
         value["tokens_per_second"] = round(_rate(tokens, self.seconds.engine), 2)
         value["partitions"] = [partition.to_json() for partition in self.partitions]
