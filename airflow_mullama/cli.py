@@ -94,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--pooling", choices=("mean", "cls", "last"), help="how token vectors become one")
     embed.add_argument("--dimensions", type=int, metavar="N", help="keep only the first N numbers")
     embed.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="type of the numbers")
+    embed.add_argument(
+        "--truncate",
+        choices=("error", "end"),
+        default="error",
+        help="a text longer than the model reads: fail its row (error), or cut off its end and say so (end)",
+    )
     _add_common(embed)
     embed.set_defaults(run=_embed)
 
@@ -228,6 +234,7 @@ def _embed(parsed: argparse.Namespace, console: Console) -> int:
         pooling=parsed.pooling,
         dimensions=parsed.dimensions,
         dtype=parsed.dtype,
+        truncate=parsed.truncate,
         **_common_arguments(parsed),
     )
     return _run(job, parsed, console)
@@ -283,6 +290,8 @@ def summary_lines(manifest: dict[str, Any]) -> list[str]:
     if manifest["error_types"]:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(manifest["error_types"].items()))
         lines.append(f"without a result: {listed}")
+    if manifest["truncated_rows"]:
+        lines.append(f"cut at the model's limit: {manifest['truncated_rows']}")
     if manifest["skipped"]:
         lines.append("nothing was done: the output is up to date")
     else:
