@@ -129,7 +129,9 @@ class EngineInfo:
         chat: whether prompts go through a chat template.
         devices: what it computes on, for people.
         constrained: whether decoding is held to the output schema; ``None`` without one.
-        notes: warnings and choices worth a log line.
+        notes: warnings worth a log line each.
+        tokens_per_call: tokens that the rows of one call may have together; ``None``: only their number counts.
+        settings: what it was started with and why, in one line, for people.
     """
 
     engine: str
@@ -143,6 +145,8 @@ class EngineInfo:
     devices: tuple[str, ...] = ()
     constrained: bool | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+    tokens_per_call: int | None = None
+    settings: str = ""
 
 
 class Engine(Protocol):

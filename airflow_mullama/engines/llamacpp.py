@@ -41,6 +41,7 @@ from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.engines.second_try import temperature_to_use, text_to_ask
 from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
+from airflow_mullama.models.resolve import split_names
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.schemas import OutputSchema, llama_cpp_schema
 
@@ -58,7 +59,7 @@ class LlamaCppEngine:
 
         header = read_gguf_header(Path(settings.model))
         self._settings = settings
-        self._chosen = choose_settings(settings, header, xllamacpp.get_device_info())
+        self._chosen = choose_settings(settings, header, xllamacpp.get_device_info(), _size(settings.model))
         folder = settings.scratch or tempfile.mkdtemp(prefix="airflow-mullama-")
         socket_path, api_key = os.path.join(folder, SOCKET_NAME), secrets.token_hex(16)
         parameters = _common_params(xllamacpp, settings, self._chosen)
@@ -96,6 +97,8 @@ class LlamaCppEngine:
             devices=devices_words(xllamacpp.get_device_info(), self._chosen.n_gpu_layers),
             constrained=None if self._output_schema is None else True,
             notes=self._chosen.notes,
+            tokens_per_call=self._chosen.tokens_per_call,
+            settings=self._chosen.words,
         )
 
     def close(self) -> None:
@@ -309,6 +312,11 @@ def row_error(answer: Mapping[str, Any]) -> RowError:
         return RowError(ErrorType.PROMPT_TOO_LONG, str(error.get("message")))
     message = error.get("message", error) if isinstance(error, Mapping) else error
     return RowError(ErrorType.ENGINE_ERROR, f"llama.cpp: {message}")
+
+
+def _size(model: str) -> int:
+    path = Path(model)
+    return sum(path.with_name(name).stat().st_size for name in split_names(path.name))
 
 
 def _common_params(xllamacpp: Any, settings: EngineSettings, chosen: ServerSettings) -> Any:

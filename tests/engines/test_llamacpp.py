@@ -377,3 +377,14 @@ class TestTruncation:
         assert cut.truncated
         assert len(cut.tokens) == engine.info.n_ctx
         assert sizes == [engine._refused_bytes]
+
+
+def test_a_decoder_reads_a_text_that_is_longer_than_a_micro_batch(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "m.gguf", context_length=2048)
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"text": ["hello world, " * 240, "hello"]}), source)
+    job = EmbedJob(model=str(model), text_column="text", pooling="last", engine_options={"n_threads": 1})
+    run_partition(job, source, target, listeners=[])
+    long, short = pq.read_table(target).to_pylist()
+    assert long["status"] == short["status"] == "success"
+    assert long["prompt_tokens"] > 512
