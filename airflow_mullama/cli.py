@@ -1,4 +1,4 @@
-"""``airflow-mullama``: the same jobs from a shell, ``doctor``, and ``demo``."""
+"""``airflow-mullama``: the same jobs from a shell, ``tune``, ``doctor``, and ``demo``."""
 
 from __future__ import annotations
 
@@ -103,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(embed)
     embed.set_defaults(run=_embed)
 
+    _add_tune(commands)
+
     demo = commands.add_parser("demo", help="run the whole pipeline in Airflow on small real models")
     demo.add_argument(
         "--directory",
@@ -121,6 +123,36 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser("tune", help="try engine options on a sample of your rows and print the fastest")
+    tune.add_argument("input", metavar="INPUT", help="Parquet file or directory, local or a URL; it is only read")
+    request = tune.add_mutually_exclusive_group(required=True)
+    request.add_argument("--prompt-template", metavar="TEXT", help="generate: text with {column} placeholders")
+    request.add_argument("--prompt-column", metavar="COLUMN", help="generate: the column that holds the prompt")
+    request.add_argument("--text-column", metavar="COLUMN", help="embed: the column that holds the text")
+    request.add_argument("--text-template", metavar="TEXT", help="embed: text with {column} placeholders")
+    tune.add_argument("--model", required=True, metavar="MODEL", help="GGUF path, hf://, URL or demo:NAME")
+    tune.add_argument("--engine", default="auto", metavar="ENGINE", help="the engine to tune (auto)")
+    tune.add_argument("--system-prompt", metavar="TEXT", help="generate: sent as it is before each row's prompt")
+    tune.add_argument("--max-tokens", type=int, default=256, metavar="N", help="generate: most tokens (256)")
+    tune.add_argument("--output-schema", metavar="FILE", help="generate: JSON Schema of an answer")
+    tune.add_argument("--pooling", choices=("mean", "cls", "last"), help="embed: how token vectors become one")
+    tune.add_argument("--rows", type=_whole(1, 1_000_000), default=200, metavar="N", help="rows of the sample (200)")
+    tune.add_argument("--seconds", type=_whole(1, 86_400), default=180, metavar="S", help="for all trials (180)")
+    tune.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option that is not varied"
+    )
+    tune.add_argument(
+        "--try",
+        action="append",
+        default=[],
+        dest="trials",
+        metavar="NAME=VALUE,VALUE",
+        help="try these values instead of the usual options, such as n_parallel=8,32 (repeatable)",
+    )
+    tune.set_defaults(run=_tune)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -240,6 +272,64 @@ def _embed(parsed: argparse.Namespace, console: Console) -> int:
     return _run(job, parsed, console)
 
 
+def _tune(parsed: argparse.Namespace, console: Console) -> int:
+    from airflow_mullama import tuning
+    from airflow_mullama.jobs import EmbedJob, GenerateJob, Job
+
+    common: dict[str, Any] = {
+        "model": parsed.model,
+        "engine": parsed.engine,
+        "engine_options": parse_engine_options(parsed.option),
+    }
+    job: Job
+    if parsed.text_column or parsed.text_template:
+        job = EmbedJob(
+            text_column=parsed.text_column, text_template=parsed.text_template, pooling=parsed.pooling, **common
+        )
+    else:
+        job = GenerateJob(
+            prompt_template=parsed.prompt_template,
+            prompt_column=parsed.prompt_column,
+            system_prompt=parsed.system_prompt,
+            max_tokens=parsed.max_tokens,
+            output_schema=parsed.output_schema,
+            **common,
+        )
+    wanted = _parse_trials(parsed.trials)
+    for name, values in wanted.items():
+        for value in values:
+            job.engine_spec.validate_options({name: value})
+    sample = tuning.take_sample(job, parsed.input, parsed.rows)
+    dimensions = tuning.alternatives(job, wanted) if wanted else tuning.default_alternatives(job)
+    interrupted = threading.Event()
+    _stop_on_signals(interrupted, console, "stopping: here is what is known (again to stop at once)")
+
+    def tell(trial: tuning.Trial) -> None:
+        words = tuning.describe_options(trial.options) or "defaults"
+        result = trial.error or f"{trial.rows_per_second:.1f} rows/s"
+        console.print(f"{words}: {result}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    trials = tuning.tune(job, sample, dimensions, parsed.seconds, interrupted, tell)
+    for line in tuning.report_lines(job, trials):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    if interrupted.is_set():
+        return EXIT_STOPPED
+    return 0 if tuning.best_trial(trials) else EXIT_FAILED
+
+
+def _parse_trials(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """Turn ``["n_parallel=8,32"]`` into ``{"n_parallel": [8, 32]}``."""
+    trials: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, equals, values = pair.partition("=")
+        if not equals or not name or not values:
+            raise ConfigurationError(f"--try {pair!r} is not of the form NAME=VALUE,VALUE, such as n_parallel=8,32.")
+        trials.setdefault(name, []).extend(
+            parse_engine_options([f"{name}={value}"])[name] for value in values.split(",")
+        )
+    return trials
+
+
 def _run(job: Any, parsed: argparse.Namespace, console: Console) -> int:
     from airflow_mullama.runner import run_job
     from airflow_mullama.terminal import TerminalListener
@@ -265,7 +355,11 @@ def _show_manifest(manifest: dict[str, Any], parsed: argparse.Namespace, console
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _stop_on_signals(stop: threading.Event, console: Console) -> None:
+def _stop_on_signals(
+    stop: threading.Event,
+    console: Console,
+    message: str = "stopping: what is finished is kept (again to stop at once)",
+) -> None:
     """The first Ctrl-C (or SIGTERM) ends the job with what is finished kept; a second one ends it at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -276,7 +370,7 @@ def _stop_on_signals(stop: threading.Event, console: Console) -> None:
 
     def say_so() -> None:
         stop.wait()
-        console.print("stopping: what is finished is kept (again to stop at once)", style="dim")
+        console.print(message, style="dim")
 
     threading.Thread(target=say_so, daemon=True, name="mullama-stopping").start()
     signal.signal(signal.SIGINT, handle)
