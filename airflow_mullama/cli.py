@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from airflow_mullama import __version__
+from airflow_mullama.engines.options import parse_engine_options
 from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, JobStoppedError, MullamaError
+from airflow_mullama.tune_command import add_tune_arguments, run_tune, whole_number
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -103,7 +105,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(embed)
     embed.set_defaults(run=_embed)
 
-    _add_tune(commands)
+    tune = commands.add_parser("tune", help="try engine options on a sample of your rows and print the fastest")
+    add_tune_arguments(tune)
+    tune.set_defaults(run=_tune)
 
     demo = commands.add_parser("demo", help="run the whole pipeline in Airflow on small real models")
     demo.add_argument(
@@ -112,9 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where lake, outputs and Airflow's files lie (.demo, or the cache)",
     )
-    demo.add_argument("--rows", type=_whole(140, 10_000_000), metavar="N", help="tickets in the lake (3000)")
+    demo.add_argument("--rows", type=whole_number(140, 10_000_000), metavar="N", help="tickets in the lake (3000)")
     demo.add_argument("--ui", action="store_true", help="open the demo's Airflow UI and keep it running")
-    demo.add_argument("--port", type=_whole(1, 65_535), metavar="PORT", help="of the UI (8080, or a free one)")
+    demo.add_argument("--port", type=whole_number(1, 65_535), metavar="PORT", help="of the UI (8080, or a free one)")
     demo.set_defaults(run=_demo)
 
     doctor = commands.add_parser("doctor", help="say what is installed and whether a model loads and answers")
@@ -125,47 +129,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_tune(commands: Any) -> None:
-    tune = commands.add_parser("tune", help="try engine options on a sample of your rows and print the fastest")
-    tune.add_argument("input", metavar="INPUT", help="Parquet file or directory, local or a URL; it is only read")
-    request = tune.add_mutually_exclusive_group(required=True)
-    request.add_argument("--prompt-template", metavar="TEXT", help="generate: text with {column} placeholders")
-    request.add_argument("--prompt-column", metavar="COLUMN", help="generate: the column that holds the prompt")
-    request.add_argument("--text-column", metavar="COLUMN", help="embed: the column that holds the text")
-    request.add_argument("--text-template", metavar="TEXT", help="embed: text with {column} placeholders")
-    tune.add_argument("--model", required=True, metavar="MODEL", help="GGUF path, hf://, URL or demo:NAME")
-    tune.add_argument("--engine", default="auto", metavar="ENGINE", help="the engine to tune (auto)")
-    tune.add_argument("--system-prompt", metavar="TEXT", help="generate: sent as it is before each row's prompt")
-    tune.add_argument("--max-tokens", type=int, default=256, metavar="N", help="generate: most tokens (256)")
-    tune.add_argument("--output-schema", metavar="FILE", help="generate: JSON Schema of an answer")
-    tune.add_argument("--pooling", choices=("mean", "cls", "last"), help="embed: how token vectors become one")
-    tune.add_argument("--rows", type=_whole(1, 1_000_000), default=200, metavar="N", help="rows of the sample (200)")
-    tune.add_argument("--seconds", type=_whole(1, 86_400), default=180, metavar="S", help="for all trials (180)")
-    tune.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an engine option that is not varied"
-    )
-    tune.add_argument(
-        "--try",
-        action="append",
-        default=[],
-        dest="trials",
-        metavar="NAME=VALUE,VALUE",
-        help="try these values instead of the usual options, such as n_parallel=8,32 (repeatable)",
-    )
-    tune.set_defaults(run=_tune)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return number
-
-    return parse
+def _gpus(text: str) -> str | int | list[str]:
+    """``auto``, ``all``, a number of GPUs, or a list of their ids (``0,`` for the first alone)."""
+    if text in ("auto", "all"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -202,33 +172,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="GPUs to lease: auto, all, a number, or a list such as 0,2 (none)",
     )
     parser.add_argument("--json", action="store_true", help="print the whole manifest on standard output")
-
-
-def parse_engine_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``["n_ctx=8192", "flash_attn=true"]`` into a dictionary; values are JSON, else text.
-
-    Raises:
-        ConfigurationError: an item without ``=``.
-    """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ConfigurationError(f"--option {pair!r} is not of the form NAME=VALUE, such as n_ctx=8192.")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
-
-
-def _gpus(text: str) -> str | int | list[str]:
-    """``auto``, ``all``, a number of GPUs, or a list of their ids (``0,`` for the first alone)."""
-    if text in ("auto", "all"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _common_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -273,61 +216,12 @@ def _embed(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _tune(parsed: argparse.Namespace, console: Console) -> int:
-    from airflow_mullama import tuning
-    from airflow_mullama.jobs import EmbedJob, GenerateJob, Job
-
-    common: dict[str, Any] = {
-        "model": parsed.model,
-        "engine": parsed.engine,
-        "engine_options": parse_engine_options(parsed.option),
-    }
-    job: Job
-    if parsed.text_column or parsed.text_template:
-        job = EmbedJob(
-            text_column=parsed.text_column, text_template=parsed.text_template, pooling=parsed.pooling, **common
-        )
-    else:
-        job = GenerateJob(
-            prompt_template=parsed.prompt_template,
-            prompt_column=parsed.prompt_column,
-            system_prompt=parsed.system_prompt,
-            max_tokens=parsed.max_tokens,
-            output_schema=parsed.output_schema,
-            **common,
-        )
-    wanted = _parse_trials(parsed.trials)
-    for name, values in wanted.items():
-        for value in values:
-            job.engine_spec.validate_options({name: value})
-    sample = tuning.take_sample(job, parsed.input, parsed.rows)
-    dimensions = tuning.alternatives(job, wanted) if wanted else tuning.default_alternatives(job)
     interrupted = threading.Event()
     _stop_on_signals(interrupted, console, "stopping: here is what is known (again to stop at once)")
-
-    def tell(trial: tuning.Trial) -> None:
-        words = tuning.describe_options(trial.options) or "defaults"
-        result = trial.error or f"{trial.rows_per_second:.1f} rows/s"
-        console.print(f"{words}: {result}", style="dim", highlight=False, markup=False, soft_wrap=True)
-
-    trials = tuning.tune(job, sample, dimensions, parsed.seconds, interrupted, tell)
-    for line in tuning.report_lines(job, trials):
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    found = run_tune(parsed, console, interrupted)
     if interrupted.is_set():
         return EXIT_STOPPED
-    return 0 if tuning.best_trial(trials) else EXIT_FAILED
-
-
-def _parse_trials(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """Turn ``["n_parallel=8,32"]`` into ``{"n_parallel": [8, 32]}``."""
-    trials: dict[str, list[Any]] = {}
-    for pair in pairs:
-        name, equals, values = pair.partition("=")
-        if not equals or not name or not values:
-            raise ConfigurationError(f"--try {pair!r} is not of the form NAME=VALUE,VALUE, such as n_parallel=8,32.")
-        trials.setdefault(name, []).extend(
-            parse_engine_options([f"{name}={value}"])[name] for value in values.split(",")
-        )
-    return trials
+    return 0 if found else EXIT_FAILED
 
 
 def _run(job: Any, parsed: argparse.Namespace, console: Console) -> int:

@@ -39,7 +39,8 @@ from airflow_mullama.engines.prompt_frames import (
 )
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.engines.second_try import temperature_to_use, text_to_ask
-from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
+from airflow_mullama.engines.tokenizer_file import load_tokenizer
+from airflow_mullama.errors import ConfigurationError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
 from airflow_mullama.models.resolve import split_names
 from airflow_mullama.rows import ErrorType, RowError
@@ -77,7 +78,7 @@ class LlamaCppEngine:
         self._frame = self._make_frame(header)
         self._separator = self._find_separator(header)
         self._refused_bytes = max(LEAST_REFUSED_BYTES, self._chosen.n_ctx * header.longest_token_bytes)
-        self._tokenizer = _load_tokenizer(settings.options.get("tokenizer") or settings.tokenizer)
+        self._tokenizer = load_tokenizer(settings.options.get("tokenizer") or settings.tokenizer)
         self._truncates = settings.settings.get("truncate") == "end"
         self._limit = self._find_limit()
         self.rows_per_call = self._chosen.rows_per_call
@@ -353,23 +354,6 @@ def _common_params(xllamacpp: Any, settings: EngineSettings, chosen: ServerSetti
         if pooling := settings.settings.get("pooling"):
             parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, "LLAMA_POOLING_TYPE_" + pooling.upper())
     return parameters
-
-
-def _load_tokenizer(path: str | None) -> Any:
-    if path is None:
-        return None
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise DependencyMissingError(
-            f"The tokenizer {path!r} needs the package tokenizers: pip install 'airflow-mullama[tokenizers]'."
-        ) from error
-    try:
-        tokenizer = Tokenizer.from_file(path)
-    except Exception as error:  # the package raises nothing more specific
-        raise ModelLoadError(f"The tokenizer {path!r} cannot be read: {error}.") from error
-    tokenizer.encode_special_tokens = True  # "[SEP]" in a row's text is text
-    return tokenizer
 
 
 def check_model(
