@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from airflow_mullama.errors import AccountingError, OutputNotWritableError
 from airflow_mullama.request_reader import ThreadFailed
-from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, ResultColumns, Status
+from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, TRUNCATED, ResultColumns, Status
 from airflow_mullama.schemas import OutputSchema, Violation, parse_answer, typed_columns
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.stage import Chunk, Stage
@@ -93,6 +93,7 @@ class Counts:
     attempts: int
     prompt_tokens: int
     completion_tokens: int
+    truncated_rows: int
 
 
 def count_outcomes(batch: pa.RecordBatch | pa.Table) -> Counts:
@@ -104,6 +105,7 @@ def count_outcomes(batch: pa.RecordBatch | pa.Table) -> Counts:
         attempts=pc.sum(batch.column("attempts")).as_py() or 0,
         prompt_tokens=pc.sum(batch.column("prompt_tokens")).as_py() or 0,
         completion_tokens=(pc.sum(batch.column("completion_tokens")).as_py() or 0) if has_completion else 0,
+        truncated_rows=(pc.sum(batch.column(TRUNCATED)).as_py() or 0) if TRUNCATED in batch.schema.names else 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""``airflow-mullama``: the same jobs from a shell, ``doctor``, and ``demo``."""
+"""``airflow-mullama``: the same jobs from a shell, ``tune``, ``doctor``, and ``demo``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from airflow_mullama import __version__
+from airflow_mullama.engines.options import parse_engine_options
 from airflow_mullama.errors import ConfigurationError, ErrorBudgetExceededError, JobStoppedError, MullamaError
+from airflow_mullama.tune_command import add_tune_arguments, run_tune, whole_number
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -94,8 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--pooling", choices=("mean", "cls", "last"), help="how token vectors become one")
     embed.add_argument("--dimensions", type=int, metavar="N", help="keep only the first N numbers")
     embed.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="type of the numbers")
+    embed.add_argument(
+        "--truncate",
+        choices=("error", "end"),
+        default="error",
+        help="a text longer than the model reads: fail its row (error), or cut off its end and say so (end)",
+    )
     _add_common(embed)
     embed.set_defaults(run=_embed)
+
+    tune = commands.add_parser("tune", help="try engine options on a sample of your rows and print the fastest")
+    add_tune_arguments(tune)
+    tune.set_defaults(run=_tune)
 
     demo = commands.add_parser("demo", help="run the whole pipeline in Airflow on small real models")
     demo.add_argument(
@@ -104,9 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where lake, outputs and Airflow's files lie (.demo, or the cache)",
     )
-    demo.add_argument("--rows", type=_whole(140, 10_000_000), metavar="N", help="tickets in the lake (3000)")
+    demo.add_argument("--rows", type=whole_number(140, 10_000_000), metavar="N", help="tickets in the lake (3000)")
     demo.add_argument("--ui", action="store_true", help="open the demo's Airflow UI and keep it running")
-    demo.add_argument("--port", type=_whole(1, 65_535), metavar="PORT", help="of the UI (8080, or a free one)")
+    demo.add_argument("--port", type=whole_number(1, 65_535), metavar="PORT", help="of the UI (8080, or a free one)")
     demo.set_defaults(run=_demo)
 
     doctor = commands.add_parser("doctor", help="say what is installed and whether a model loads and answers")
@@ -117,17 +129,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return number
-
-    return parse
+def _gpus(text: str) -> str | int | list[str]:
+    """``auto``, ``all``, a number of GPUs, or a list of their ids (``0,`` for the first alone)."""
+    if text in ("auto", "all"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -166,33 +174,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the whole manifest on standard output")
 
 
-def parse_engine_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``["n_ctx=8192", "flash_attn=true"]`` into a dictionary; values are JSON, else text.
-
-    Raises:
-        ConfigurationError: an item without ``=``.
-    """
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise ConfigurationError(f"--option {pair!r} is not of the form NAME=VALUE, such as n_ctx=8192.")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
-
-
-def _gpus(text: str) -> str | int | list[str]:
-    """``auto``, ``all``, a number of GPUs, or a list of their ids (``0,`` for the first alone)."""
-    if text in ("auto", "all"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _common_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
     names = ("model", "engine", "require_gpu", "max_retries", "row_timeout", "max_error_ratio", "chunk_rows", "gpus")
     return {
@@ -228,9 +209,19 @@ def _embed(parsed: argparse.Namespace, console: Console) -> int:
         pooling=parsed.pooling,
         dimensions=parsed.dimensions,
         dtype=parsed.dtype,
+        truncate=parsed.truncate,
         **_common_arguments(parsed),
     )
     return _run(job, parsed, console)
+
+
+def _tune(parsed: argparse.Namespace, console: Console) -> int:
+    interrupted = threading.Event()
+    _stop_on_signals(interrupted, console, "stopping: here is what is known (again to stop at once)")
+    found = run_tune(parsed, console, interrupted)
+    if interrupted.is_set():
+        return EXIT_STOPPED
+    return 0 if found else EXIT_FAILED
 
 
 def _run(job: Any, parsed: argparse.Namespace, console: Console) -> int:
@@ -258,7 +249,11 @@ def _show_manifest(manifest: dict[str, Any], parsed: argparse.Namespace, console
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _stop_on_signals(stop: threading.Event, console: Console) -> None:
+def _stop_on_signals(
+    stop: threading.Event,
+    console: Console,
+    message: str = "stopping: what is finished is kept (again to stop at once)",
+) -> None:
     """The first Ctrl-C (or SIGTERM) ends the job with what is finished kept; a second one ends it at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -269,7 +264,7 @@ def _stop_on_signals(stop: threading.Event, console: Console) -> None:
 
     def say_so() -> None:
         stop.wait()
-        console.print("stopping: what is finished is kept (again to stop at once)", style="dim")
+        console.print(message, style="dim")
 
     threading.Thread(target=say_so, daemon=True, name="mullama-stopping").start()
     signal.signal(signal.SIGINT, handle)
@@ -283,6 +278,8 @@ def summary_lines(manifest: dict[str, Any]) -> list[str]:
     if manifest["error_types"]:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(manifest["error_types"].items()))
         lines.append(f"without a result: {listed}")
+    if manifest["truncated_rows"]:
+        lines.append(f"cut at the model's limit: {manifest['truncated_rows']}")
     if manifest["skipped"]:
         lines.append("nothing was done: the output is up to date")
     else:

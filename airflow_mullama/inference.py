@@ -238,7 +238,7 @@ class Inference:
         devices = f" on {', '.join(info.devices)}" if info.devices else ""
         self._progress.announce(
             f"engine {info.engine} {info.version} is ready after {seat.load_seconds:.1f} s{devices}: "
-            f"n_parallel {info.n_parallel}{context}{', chat template' if info.chat else ''}"
+            f"{info.settings or f'n_parallel {info.n_parallel}{context}'}{', chat template' if info.chat else ''}"
         )
 
 

@@ -21,6 +21,7 @@ from airflow_mullama.prompts import PromptTemplate
 from airflow_mullama.rows import (
     EMBEDDING_COLUMN_NAMES,
     GENERATION_COLUMN_NAMES,
+    TRUNCATED,
     ResultColumns,
     embedding_columns,
     generation_columns,
@@ -30,6 +31,7 @@ from airflow_mullama.schemas import OutputSchema, load_output_schema
 
 IF_EXISTS = ("resume", "overwrite", "error")
 POOLING = ("mean", "cls", "last")
+TRUNCATE = ("error", "end")
 DTYPES: Mapping[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
 MAX_CHUNK_ROWS = 1_000_000
 # Raised when the meaning of a fingerprinted field changes, so that older outputs are computed anew.
@@ -257,6 +259,8 @@ class EmbedJob(Job):
         pooling: ``mean``, ``cls`` or ``last``; ``None``: the model's own.
         dimensions: keep only the first so many numbers of each vector (for models trained for it).
         dtype: ``float32`` or ``float16``, the type of the stored numbers.
+        truncate: what becomes of a text that is longer than the model reads: ``error``, the row fails with
+            ``prompt_too_long``; ``end``, its end is cut off, and the output has one column more, ``truncated``.
     """
 
     text_column: str | None = None
@@ -265,6 +269,7 @@ class EmbedJob(Job):
     pooling: Literal["mean", "cls", "last"] | None = None
     dimensions: int | None = None
     dtype: Literal["float32", "float16"] = "float32"
+    truncate: Literal["error", "end"] = "error"
 
     task: ClassVar[Literal["generate", "embed"]] = "embed"
 
@@ -279,6 +284,12 @@ class EmbedJob(Job):
             _whole("dimensions", self.dimensions, 1, 1_000_000)
         if not isinstance(self.normalize, bool):
             raise ConfigurationError(f"normalize is {self.normalize!r}; it must be True or False.")
+        _one_of("truncate", self.truncate, TRUNCATE)
+        if self.truncate == "end" and not self.engine_spec.truncates:
+            raise ConfigurationError(
+                f"truncate='end', and the engine {self.engine_spec.name!r} cannot cut texts at the model's limit; "
+                "leave it out, so that such rows fail alone, or use the engine 'llamacpp'."
+            )
 
     @property
     def template(self) -> PromptTemplate:
@@ -290,16 +301,17 @@ class EmbedJob(Job):
             "pooling": self.pooling,
             "dimensions": self.dimensions,
             "dtype": self.dtype,
+            "truncate": self.truncate,
         }
 
     def result_columns(self, dimensions: int | None) -> ResultColumns:
         if dimensions is None:
             raise ConfigurationError("The engine did not say how long its vectors are.")
-        return embedding_columns(self.dimensions or dimensions, DTYPES[self.dtype])
+        return embedding_columns(self.dimensions or dimensions, DTYPES[self.dtype], truncated=self.truncate == "end")
 
     @property
     def added_column_names(self) -> tuple[str, ...]:
-        return EMBEDDING_COLUMN_NAMES
+        return (*EMBEDDING_COLUMN_NAMES, *((TRUNCATED,) if self.truncate == "end" else ()))
 
 
 def _template(template: str | None, column: str | None) -> PromptTemplate:

@@ -51,6 +51,7 @@ class PartitionManifest:
         deduplicated_rows: rows that got the outcome of another row with the same request, in this attempt.
         cached_prompt_tokens: prompt tokens that the engine had evaluated before, for a row with the same beginning, and
             did not evaluate again in this attempt.
+        truncated_rows: rows whose text was cut at the model's limit; ``None`` unless the job allows it.
         request_fingerprint: the part of the fingerprint that is not the input's.
         output_schema: the JSON Schema of an answer, if there is one.
         constrained: whether the engine's decoding was held to it; ``None`` where no engine ran.
@@ -80,6 +81,7 @@ class PartitionManifest:
     reused_rows: int = 0
     deduplicated_rows: int = 0
     cached_prompt_tokens: int = 0
+    truncated_rows: int | None = None
     request_fingerprint: str = ""
     output_schema: Mapping[str, Any] | None = None
     constrained: bool | None = None
@@ -203,6 +205,7 @@ def merge_manifests(manifests: Sequence[PartitionManifest]) -> PartitionManifest
         reused_rows=sum(one.reused_rows for one in manifests),
         deduplicated_rows=sum(one.deduplicated_rows for one in manifests),
         cached_prompt_tokens=sum(one.cached_prompt_tokens for one in manifests),
+        truncated_rows=_sum_known(one.truncated_rows for one in manifests),
         seconds=Seconds(**{name: sum(one[name] for one in times) for name in times[0]}),
         bytes_in=sum(one.bytes_in for one in manifests),
         bytes_out=sum(one.bytes_out for one in manifests),
@@ -249,6 +252,11 @@ def utc_now() -> str:
 
 def _rate(amount: float, seconds: float) -> float:
     return amount / seconds if seconds > 0 else 0.0
+
+
+def _sum_known(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, Seconds, utc_now
 from airflow_mullama.models.resolve import Model
 from airflow_mullama.progress import Progress, ProgressListener
-from airflow_mullama.rows import refuse_column_clash
+from airflow_mullama.rows import TRUNCATED, refuse_column_clash
 from airflow_mullama.seeding import stage_good_rows, stage_reused_rows
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.hive_columns import refuse_contradicted_keys
@@ -179,6 +179,14 @@ class PartitionRun:
         self._stage.remove()
         for (error_type, message), row in (self._inference.samples if self._inference else {}).items():
             log.warning("row %d of %s: %s: %s", row, self._partition.input, error_type, message)
+        if manifest.truncated_rows:
+            log.warning(
+                "%d of %d texts of %s are longer than the model reads; their vectors are of their beginning "
+                "(truncate='end')",
+                manifest.truncated_rows,
+                manifest.rows,
+                self._partition.input,
+            )
         return manifest
 
     def _seed(self, published: PublishedOutput, check_stopped: Callable[[], None]) -> None:
@@ -275,6 +283,7 @@ class PartitionRun:
             reused_rows=self._reused,
             deduplicated_rows=progress.deduplicated_rows,
             cached_prompt_tokens=inference.cached_tokens if inference else 0,
+            truncated_rows=progress.truncated_rows if TRUNCATED in self._columns.schema.names else None,
             request_fingerprint=self._request_fingerprint,
             output_schema=self._job.schema.json_schema if self._job.schema else None,
             constrained=info.constrained if info else None,

@@ -132,6 +132,7 @@ class Progress:
         self.status_counts, self.error_types = {}, {}
         self.attempts = self.prompt_tokens = self.completion_tokens = self.done = 0
         self._computed = self._computed_tokens = self._told_done = self.deduplicated_rows = 0
+        self.truncated_rows = 0
 
     def engine_ready(self) -> None:
         """The rate counts from here: loading the model is not part of it."""
@@ -148,12 +149,14 @@ class Progress:
         completion_tokens: int,
         computed: bool,
         deduplicated: bool = False,
+        truncated_rows: int = 0,
     ) -> None:
         """Add rows that are accounted for.
 
         Args:
             computed: whether the engine did them in this attempt, so that they say something of its speed.
             deduplicated: whether they got the outcome of another row with the same request.
+            truncated_rows: those of them whose text was cut.
         """
         _add(self.status_counts, status_counts)
         _add(self.error_types, error_types)
@@ -162,6 +165,7 @@ class Progress:
         self.attempts += attempts
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
+        self.truncated_rows += truncated_rows
         if computed:
             self._computed += rows
             self._computed_tokens += prompt_tokens + completion_tokens

@@ -89,6 +89,10 @@ class RowError:
     message: str
 
 
+TRUNCATED = "truncated"
+"""The column of a job that may cut texts: whether this row's was; null in a row without a vector."""
+
+
 @dataclass(frozen=True)
 class ResultColumns:
     """The columns one kind of job adds to its input.
@@ -133,12 +137,13 @@ def generation_columns(typed_fields: Sequence[pa.Field] = ()) -> ResultColumns:
     )
 
 
-def embedding_columns(dimensions: int, value_type: pa.DataType) -> ResultColumns:
+def embedding_columns(dimensions: int, value_type: pa.DataType, *, truncated: bool = False) -> ResultColumns:
     """Columns that embedding adds.
 
     Args:
         dimensions: length of each vector.
         value_type: Arrow type of its numbers, ``float32`` or ``float16``.
+        truncated: also say of each row whether its text was cut; it stands last.
     """
     return ResultColumns(
         fields=(
@@ -148,8 +153,9 @@ def embedding_columns(dimensions: int, value_type: pa.DataType) -> ResultColumns
             pa.field("error", pa.string()),
             pa.field("attempts", pa.int32(), nullable=False),
             pa.field("prompt_tokens", pa.int32()),
+            *((pa.field(TRUNCATED, pa.bool_()),) if truncated else ()),
         ),
-        result_names=("embedding",),
+        result_names=("embedding", *((TRUNCATED,) if truncated else ())),
     )
 
 

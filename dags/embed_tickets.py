@@ -37,6 +37,7 @@ def embed_tickets() -> None:
         task_id="embed",
         map_index_template="{{ partition }}",
         text_column="text",
+        truncate="end",  # the few that are longer than the model reads; the column `truncated` says which
         model="demo:minilm",  # or the path or URL of another embedding model's GGUF file
     ).expand_kwargs(partitions())
 

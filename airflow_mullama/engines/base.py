@@ -57,6 +57,7 @@ class Request:
         text: the rendered prompt or text.
         tokens: token ids, where the engine prepared them.
         problem: what was wrong with the last answer, where it broke the output schema.
+        truncated: whether ``tokens`` are those of a text that was cut at the model's limit.
     """
 
     row: int
@@ -64,6 +65,7 @@ class Request:
     text: str
     tokens: list[int] | None = None
     problem: str | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,17 @@ class Generation:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A raw vector as the model gave it, ``float32[n_embd]``; the worker normalises, cuts and checks it."""
+    """A raw vector as the model gave it, ``float32[n_embd]``; the worker normalises, cuts and checks it.
+
+    Args:
+        vector: the numbers.
+        prompt_tokens: the engine's count.
+        truncated: whether it is the vector of the text's beginning only.
+    """
 
     vector: npt.NDArray[np.float32]
     prompt_tokens: int | None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,9 @@ class EngineInfo:
         chat: whether prompts go through a chat template.
         devices: what it computes on, for people.
         constrained: whether decoding is held to the output schema; ``None`` without one.
-        notes: warnings and choices worth a log line.
+        notes: warnings worth a log line each.
+        tokens_per_call: tokens that the rows of one call may have together; ``None``: only their number counts.
+        settings: what it was started with and why, in one line, for people.
     """
 
     engine: str
@@ -134,6 +145,8 @@ class EngineInfo:
     devices: tuple[str, ...] = ()
     constrained: bool | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+    tokens_per_call: int | None = None
+    settings: str = ""
 
 
 class Engine(Protocol):

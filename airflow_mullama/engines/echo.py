@@ -40,6 +40,7 @@ class EchoEngine:
         self._task = settings.task
         self._delay_s = float(options.get("delay_s", 0.0))
         self._n_ctx = options.get("n_ctx")
+        self._truncates = settings.settings.get("truncate") == "end"
         self._dimensions = int(options.get("dimensions", DEFAULT_DIMENSIONS))
         self._faults = parse_faults(options.get("faults") or {})
         self._max_tokens = int(settings.settings.get("max_tokens", 0))
@@ -64,6 +65,9 @@ class EchoEngine:
 
     def _prepare(self, request: Request) -> Request | RowError:
         if self._n_ctx is not None and len(request.text.split()) >= self._n_ctx:
+            if self._truncates:
+                request.text, request.truncated = " ".join(request.text.split()[: self._n_ctx - 1]), True
+                return request
             words = len(request.text.split())
             return RowError(
                 ErrorType.PROMPT_TOO_LONG,
@@ -80,7 +84,7 @@ class EchoEngine:
         if self._task == "embed":
             vectors = hash_vectors([request.text for request in requests], self._dimensions)
             return [
-                self._fault(request) or Embedding(vector, len(request.text.split()))
+                self._fault(request) or Embedding(vector, len(request.text.split()), request.truncated)
                 for request, vector in zip(requests, vectors, strict=True)
             ]
         return [self._fault(request) or self._answer(request) for request in requests]
@@ -188,4 +192,5 @@ SPEC = EngineSpec(
     output_options=frozenset({"n_ctx", "dimensions"}),
     check_model=_check_dimensions,
     vector_length=lambda options, header, name: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
+    truncates=True,
 )

@@ -39,8 +39,10 @@ from airflow_mullama.engines.prompt_frames import (
 )
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.engines.second_try import temperature_to_use, text_to_ask
-from airflow_mullama.errors import ConfigurationError, DependencyMissingError, ModelLoadError
+from airflow_mullama.engines.tokenizer_file import load_tokenizer
+from airflow_mullama.errors import ConfigurationError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
+from airflow_mullama.models.resolve import split_names
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.schemas import OutputSchema, llama_cpp_schema
 
@@ -58,7 +60,7 @@ class LlamaCppEngine:
 
         header = read_gguf_header(Path(settings.model))
         self._settings = settings
-        self._chosen = choose_settings(settings, header, xllamacpp.get_device_info())
+        self._chosen = choose_settings(settings, header, xllamacpp.get_device_info(), _size(settings.model))
         folder = settings.scratch or tempfile.mkdtemp(prefix="airflow-mullama-")
         socket_path, api_key = os.path.join(folder, SOCKET_NAME), secrets.token_hex(16)
         parameters = _common_params(xllamacpp, settings, self._chosen)
@@ -76,7 +78,9 @@ class LlamaCppEngine:
         self._frame = self._make_frame(header)
         self._separator = self._find_separator(header)
         self._refused_bytes = max(LEAST_REFUSED_BYTES, self._chosen.n_ctx * header.longest_token_bytes)
-        self._tokenizer = _load_tokenizer(settings.options.get("tokenizer") or settings.tokenizer)
+        self._tokenizer = load_tokenizer(settings.options.get("tokenizer") or settings.tokenizer)
+        self._truncates = settings.settings.get("truncate") == "end"
+        self._limit = self._find_limit()
         self.rows_per_call = self._chosen.rows_per_call
         recorded = settings.settings.get("output_schema")
         self._output_schema = OutputSchema.from_json(recorded) if recorded else None
@@ -94,6 +98,8 @@ class LlamaCppEngine:
             devices=devices_words(xllamacpp.get_device_info(), self._chosen.n_gpu_layers),
             constrained=None if self._output_schema is None else True,
             notes=self._chosen.notes,
+            tokens_per_call=self._chosen.tokens_per_call,
+            settings=self._chosen.words,
         )
 
     def close(self) -> None:
@@ -122,6 +128,22 @@ class LlamaCppEngine:
                 return token
         return None
 
+    def _find_limit(self) -> int:
+        """Tokens of the longest request."""
+        if self._settings.task == "generate":
+            return self._chosen.n_ctx - 1  # a slot needs one free place to answer in
+        if self._tokenizer is None:
+            return self._chosen.n_ctx
+        # Where a model's makers cut may be well before the end of its positions.
+        declared = (self._tokenizer.truncation or {}).get("max_length", self._chosen.n_ctx)
+        limit = min(self._chosen.n_ctx, int(declared))
+        if self._truncates:
+            self._tokenizer.enable_truncation(limit)
+        else:
+            self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        return limit
+
     def _completion_body(self) -> dict[str, Any]:
         sampling = self._settings.sampling
         return {
@@ -146,9 +168,10 @@ class LlamaCppEngine:
         good = [request for request in results if isinstance(request, Request)]
         if good:
             repair = bool(self._settings.settings.get("repair_prompt"))
-            texts = [self._framed_text(text_to_ask(request, repair)) for request in good]
-            for request, tokens in zip(good, self._tokenize(texts), strict=True):
+            texts = [self._framed_text(self._readable_part(text_to_ask(request, repair))) for request in good]
+            for request, (tokens, truncated) in zip(good, self._tokenize(texts), strict=True):
                 request.tokens = tokens
+                request.truncated = truncated or self._readable_part(request.text) != request.text
         return [self._checked(result) if isinstance(result, Request) else result for result in results]
 
     def _refuse_by_size(self, request: Request) -> RowError | None:
@@ -161,40 +184,47 @@ class LlamaCppEngine:
             "text or raise n_ctx",
         )
 
-    @property
-    def _truncates(self) -> bool:
-        return self._tokenizer is not None and self._tokenizer.truncation is not None
+    def _readable_part(self, text: str) -> str:
+        """As much of a text as is tokenized where it may be cut: always more than the model reads."""
+        return text[: self._refused_bytes] if self._truncates else text
 
     def _framed_text(self, text: str) -> str | list[str]:
         frame = self._frame
         plain = frame.plain_before + (text.strip() if frame.strip else text) + frame.plain_after
         return plain_pieces(plain, frame.guarded) if frame.guarded else plain
 
-    def _tokenize(self, texts: Sequence[str | list[str]]) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str | list[str]]) -> list[tuple[list[int], bool]]:
+        """Each text's token ids, and whether they were cut at the limit."""
         if self._tokenizer is not None:
-            # Only a tokenizer that truncates meets texts beyond this length; it needs no more of them.
-            plain = [("".join(text) if isinstance(text, list) else text)[:LEAST_REFUSED_BYTES] for text in texts]
-            return [encoding.ids for encoding in self._tokenizer.encode_batch(plain, add_special_tokens=True)]
+            plain = ["".join(text) if isinstance(text, list) else text for text in texts]
+            encodings = self._tokenizer.encode_batch(plain, add_special_tokens=True)
+            return [(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
         frame = self._frame
         if self._separator is None:
             middles = [self._http.tokenize(text) for text in texts]
         else:
             middles = self._http.tokenize_each(texts, self._separator)
-        return [frame.head + middle + frame.tail for middle in middles]
+        if not self._truncates:
+            return [(frame.head + middle + frame.tail, False) for middle in middles]
+        # What stands around a text stays: an encoder's [SEP], a decoder's end of text.
+        room = max(0, self._limit - len(frame.head) - len(frame.tail))
+        return [(frame.head + middle[:room] + frame.tail, len(middle) > room) for middle in middles]
 
     def _checked(self, request: Request) -> Request | RowError:
         count = len(request.tokens or ())
         if count == 0:
             return RowError(ErrorType.EMPTY_INPUT, "the request has no text and the model adds no tokens of its own")
-        # A slot needs one free place to answer in.
-        limit = self._chosen.n_ctx if self._settings.task == "embed" else self._chosen.n_ctx - 1
-        if count > limit:
-            return RowError(
-                ErrorType.PROMPT_TOO_LONG,
-                f"the request has {count} tokens and a row may use {limit} (n_ctx {self._chosen.n_ctx}): shorten the "
-                "text or raise n_ctx",
-            )
-        return request
+        if count <= self._limit:
+            return request
+        if self._settings.task == "embed":
+            whose = "n_ctx" if self._limit == self._chosen.n_ctx else "the model's tokenizer"
+            remedy = "shorten the text, or set truncate='end'"
+        else:
+            whose, remedy = f"n_ctx {self._chosen.n_ctx}", "shorten the text or raise n_ctx"
+        return RowError(
+            ErrorType.PROMPT_TOO_LONG,
+            f"the request has {count} tokens and a row may use {self._limit} ({whose}): {remedy}",
+        )
 
     # -- computing ---------------------------------------------------------------------------------------------------
 
@@ -261,7 +291,7 @@ class LlamaCppEngine:
         by_index = sorted(answer["data"], key=lambda item: int(item["index"]))
         for request, item in zip(requests, by_index, strict=True):
             vector = np.frombuffer(base64.b64decode(item["embedding"]), np.float32)
-            vectors.append(Embedding(vector, len(request.tokens or ())))
+            vectors.append(Embedding(vector, len(request.tokens or ()), request.truncated))
         return vectors
 
 
@@ -283,6 +313,11 @@ def row_error(answer: Mapping[str, Any]) -> RowError:
         return RowError(ErrorType.PROMPT_TOO_LONG, str(error.get("message")))
     message = error.get("message", error) if isinstance(error, Mapping) else error
     return RowError(ErrorType.ENGINE_ERROR, f"llama.cpp: {message}")
+
+
+def _size(model: str) -> int:
+    path = Path(model)
+    return sum(path.with_name(name).stat().st_size for name in split_names(path.name))
 
 
 def _common_params(xllamacpp: Any, settings: EngineSettings, chosen: ServerSettings) -> Any:
@@ -321,23 +356,6 @@ def _common_params(xllamacpp: Any, settings: EngineSettings, chosen: ServerSetti
     return parameters
 
 
-def _load_tokenizer(path: str | None) -> Any:
-    if path is None:
-        return None
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise DependencyMissingError(
-            f"The tokenizer {path!r} needs the package tokenizers: pip install 'airflow-mullama[tokenizers]'."
-        ) from error
-    try:
-        tokenizer = Tokenizer.from_file(path)
-    except Exception as error:  # the package raises nothing more specific
-        raise ModelLoadError(f"The tokenizer {path!r} cannot be read: {error}.") from error
-    tokenizer.encode_special_tokens = True  # "[SEP]" in a row's text is text
-    return tokenizer
-
-
 def check_model(
     task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, model: str
 ) -> None:
@@ -364,4 +382,5 @@ SPEC = EngineSpec(
     checks=CHECKS,
     output_options=OUTPUT_OPTIONS,
     check_model=check_model,
+    truncates=True,
 )

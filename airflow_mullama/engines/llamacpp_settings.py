@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_mullama.engines.base import EngineSettings
+from airflow_mullama.engines.llamacpp_memory import Memory, is_gpu, kv_bytes_per_token
 from airflow_mullama.engines.options import Check, OfType, OneOf, Whole
+from airflow_mullama.engines.resources import usable_cores
 from airflow_mullama.errors import GpuNotAvailableError
 from airflow_mullama.models.gguf_header import GgufHeader
 
@@ -35,11 +36,13 @@ DEFAULT_N_CTX = 4096
 DEFAULT_N_PARALLEL = 16
 DEFAULT_N_BATCH = 2048
 DEFAULT_N_UBATCH = 512
-EMBED_ROWS_PER_CALL = 32
+EMBED_ROWS_PER_CALL = 128
 EMBED_CALLS = 2  # while one call's vectors are unpacked, the engine has the other's texts
 EMBED_SLOTS_ON_GPU = 16
-KV_SHARE_OF_MEMORY = 0.25
-BYTES_PER_KV_NUMBER = 2  # f16, llama.cpp's default
+# Tokens of one embedding call: a second or two of a CPU core, so that progress is seen and a stop loses little.
+EMBED_TOKENS_PER_CALL = 2048
+EMBED_TOKENS_PER_CALL_ON_GPU = 32_768
+POOLING_LAST = 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class ServerSettings:
     Args:
         n_ctx: tokens of one row; the server gets this times ``n_parallel``.
         calls: threads that call the server at once.
-        rows_per_call: rows each call brings.
+        rows_per_call: rows each call brings at most.
+        tokens_per_call: tokens that the rows of one call have together at most.
+        words: the settings in one line, with the reasons of those that were chosen here.
         notes: warnings for the task's log.
     """
 
@@ -61,13 +66,21 @@ class ServerSettings:
     n_threads: int
     calls: int
     rows_per_call: int
+    tokens_per_call: int | None
+    words: str
     notes: tuple[str, ...]
 
 
 def choose_settings(
-    settings: EngineSettings, header: GgufHeader, devices: Sequence[Mapping[str, Any]]
+    settings: EngineSettings, header: GgufHeader, devices: Sequence[Mapping[str, Any]], model_bytes: int = 0
 ) -> ServerSettings:
-    """Decide every setting.
+    """Decide every setting. What may change an outcome never depends on the machine.
+
+    Args:
+        settings: their options win.
+        header: of the model.
+        devices: as ``xllamacpp.get_device_info()`` lists them.
+        model_bytes: size of the model's files.
 
     Raises:
         GpuNotAvailableError: ``require_gpu``, and the engine sees none.
@@ -76,55 +89,108 @@ def choose_settings(
     notes: list[str] = []
     gpus = [device for device in devices if is_gpu(device)]
     n_gpu_layers = _gpu_layers(settings, gpus, notes)
-    trained = header.context_length or DEFAULT_N_CTX
-    n_ctx = options.get("n_ctx") or min(trained, DEFAULT_N_CTX)
-    if n_ctx > trained:
-        notes.append(f"n_ctx is {n_ctx} and the model was trained for {trained} tokens: long rows may turn out badly")
-        if header.is_encoder:
-            n_ctx = trained  # an encoder has no positions beyond
-    # One core is left to everything else: llama.cpp's threads wait for each other by spinning, and where one of them
-    # has to share its core, all are slow (measured on two busy cores: 398 rows/s with one thread, 8 to 63 with two).
-    n_threads = options.get("n_threads") or max(1, _usable_cores() - 1)
+    on_gpu = bool(gpus and n_gpu_layers)
+    n_ctx = _row_context(settings, header, notes)
+    workers = int(options.get("n_workers") or 1)
+    n_threads, threads_reason = _threads(options, workers)
     if settings.task == "embed":
-        # On a CPU one slot is as fast as many and gives the same numbers whoever shares the batch.
-        n_parallel = options.get("n_parallel") or (EMBED_SLOTS_ON_GPU if gpus and n_gpu_layers else 1)
-        # The smaller of the two limits a text's length.
-        n_ubatch = max(options.get("n_ubatch") or DEFAULT_N_UBATCH, n_ctx)
-        return ServerSettings(
-            n_ctx=n_ctx,
-            n_parallel=n_parallel,
-            n_batch=max(options.get("n_batch") or 0, n_ubatch),
-            n_ubatch=n_ubatch,
-            n_gpu_layers=n_gpu_layers,
-            n_threads=n_threads,
-            calls=EMBED_CALLS,
-            rows_per_call=max(EMBED_ROWS_PER_CALL, n_parallel),
-            notes=tuple(notes),
-        )
-    n_parallel = options.get("n_parallel") or _parallel_for_memory(header, n_ctx, gpus or devices, notes)
-    n_batch = options.get("n_batch") or DEFAULT_N_BATCH
+        n_parallel, slots_reason = _slots_of_embedding(options, on_gpu)
+        n_ubatch = _ubatch_of_embedding(settings, header, n_ctx)
+        n_batch = max(options.get("n_batch") or 0, n_ubatch)
+        calls, rows_per_call = EMBED_CALLS, max(EMBED_ROWS_PER_CALL, n_parallel)
+    else:
+        memory = Memory.of(devices, n_gpu_layers, header, model_bytes, 1 if on_gpu else workers)
+        n_parallel, slots_reason = _slots_of_generation(options, header, n_ctx, memory, notes)
+        n_batch = options.get("n_batch") or DEFAULT_N_BATCH
+        n_ubatch = min(options.get("n_ubatch") or DEFAULT_N_UBATCH, n_batch)
+        calls, rows_per_call = n_parallel, 1
     return ServerSettings(
         n_ctx=n_ctx,
         n_parallel=n_parallel,
         n_batch=n_batch,
-        n_ubatch=min(options.get("n_ubatch") or DEFAULT_N_UBATCH, n_batch),
+        n_ubatch=n_ubatch,
         n_gpu_layers=n_gpu_layers,
         n_threads=n_threads,
-        calls=n_parallel,
-        rows_per_call=1,
+        calls=calls,
+        rows_per_call=rows_per_call,
+        tokens_per_call=_tokens_per_call(settings, on_gpu),
+        words=(
+            f"n_parallel {n_parallel}{slots_reason}, n_ctx {n_ctx}{_context_reason(options, header)}, "
+            f"n_threads {n_threads}{threads_reason}, n_batch {n_batch}, n_ubatch {n_ubatch}"
+        ),
         notes=tuple(notes),
     )
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _row_context(settings: EngineSettings, header: GgufHeader, notes: list[str]) -> int:
+    trained = header.context_length or DEFAULT_N_CTX
+    # An encoder's context costs memory only while a text that long is computed: no text is refused needlessly. A
+    # decoder's is reserved for every slot.
+    default = trained if header.is_encoder else min(trained, DEFAULT_N_CTX)
+    n_ctx = int(settings.options.get("n_ctx") or default)
+    if n_ctx <= trained:
+        return n_ctx
+    notes.append(f"n_ctx is {n_ctx} and the model was trained for {trained} tokens: long rows may turn out badly")
+    return trained if header.is_encoder else n_ctx  # an encoder has no positions beyond
 
 
-def is_gpu(device: Mapping[str, Any]) -> bool:
-    """Whether an entry of ``xllamacpp.get_device_info()`` is a GPU (an integrated one too)."""
-    return "GPU" in str(device.get("type", ""))
+def _context_reason(options: Mapping[str, Any], header: GgufHeader) -> str:
+    if options.get("n_ctx"):
+        return ""
+    trained = header.context_length
+    return " (the model's)" if trained and (header.is_encoder or trained <= DEFAULT_N_CTX) else f" (of {trained})"
+
+
+def _threads(options: Mapping[str, Any], workers: int) -> tuple[int, str]:
+    if asked := options.get("n_threads"):
+        return int(asked), ""
+    # One core is left to everything else: llama.cpp's threads wait for each other by spinning, and where one of them
+    # has to share its core, all are slow (measured on two busy cores: 398 rows/s with one thread, 8 to 63 with two).
+    cores = usable_cores()
+    threads = max(1, (cores - 1) // workers)
+    shared = f" shared by {workers} workers" if workers > 1 else ""
+    return threads, f" ({cores} cores{shared}{', one left free' if cores > 1 else ''})"
+
+
+def _slots_of_embedding(options: Mapping[str, Any], on_gpu: bool) -> tuple[int, str]:
+    if asked := options.get("n_parallel"):
+        return int(asked), ""
+    # On a CPU one slot is as fast as many and gives the same numbers whoever shares the batch.
+    return (EMBED_SLOTS_ON_GPU, " (on a GPU)") if on_gpu else (1, " (more gain nothing on a CPU)")
+
+
+def _ubatch_of_embedding(settings: EngineSettings, header: GgufHeader, n_ctx: int) -> int:
+    n_ubatch = int(settings.options.get("n_ubatch") or DEFAULT_N_UBATCH)
+    pooling = settings.settings.get("pooling") or header.pooling_type
+    if not header.is_encoder and pooling in ("last", POOLING_LAST):
+        return n_ubatch  # only here llama.cpp takes a text in several pieces
+    return max(n_ubatch, n_ctx)
+
+
+def _tokens_per_call(settings: EngineSettings, on_gpu: bool) -> int | None:
+    if settings.task != "embed":
+        return None
+    return EMBED_TOKENS_PER_CALL_ON_GPU if on_gpu else EMBED_TOKENS_PER_CALL
+
+
+def _slots_of_generation(
+    options: Mapping[str, Any], header: GgufHeader, n_ctx: int, memory: Memory, notes: list[str]
+) -> tuple[int, str]:
+    asked = options.get("n_parallel")
+    slot_bytes = kv_bytes_per_token(header, options) * n_ctx
+    if memory.for_context is None or not slot_bytes:
+        return int(asked or DEFAULT_N_PARALLEL), ""
+    fitting = memory.for_context // slot_bytes
+    slots = int(asked) if asked else int(max(1, min(DEFAULT_N_PARALLEL, fitting)))
+    sizes = (
+        f"each row's {n_ctx} tokens of context take {slot_bytes / 1e6:,.0f} MB, and {memory.free / 1e9:.1f} GB are "
+        f"free for them and {memory.weights / 1e9:.1f} GB of weights"
+    )
+    if slots > fitting:
+        notes.append(f"memory may not suffice for n_parallel {slots}: {sizes}; a smaller n_ctx needs less")
+    elif slots < DEFAULT_N_PARALLEL and not asked:
+        notes.append(f"n_parallel is {slots} instead of {DEFAULT_N_PARALLEL}: {sizes}; a smaller n_ctx allows more")
+    return slots, f" ({slots * slot_bytes / 1e9:.1f} of {memory.free / 1e9:.1f} GB free)"
 
 
 def devices_words(devices: Sequence[Mapping[str, Any]], n_gpu_layers: int) -> tuple[str, ...]:
@@ -147,23 +213,3 @@ def _gpu_layers(settings: EngineSettings, gpus: Sequence[Mapping[str, Any]], not
     if asked:
         notes.append(f"n_gpu_layers is {asked}, and {sentence}")
     return 0
-
-
-def _parallel_for_memory(header: GgufHeader, n_ctx: int, devices: Sequence[Mapping[str, Any]], notes: list[str]) -> int:
-    """As many slots as fit into a share of the free memory, 16 at most."""
-    layers = int(header.of_architecture("block_count") or 0)
-    heads = int(header.of_architecture("attention.head_count") or 1)
-    kv_heads = header.of_architecture("attention.head_count_kv") or heads
-    widest = max(kv_heads) if isinstance(kv_heads, list) else int(kv_heads)
-    head_width = int(header.of_architecture("attention.key_length") or (header.embedding_length or 0) // heads)
-    slot_bytes = 2 * layers * widest * head_width * BYTES_PER_KV_NUMBER * n_ctx
-    free = max((int(device.get("memory_free") or 0) for device in devices), default=0)
-    if not slot_bytes or not free:
-        return DEFAULT_N_PARALLEL
-    fitting = max(1, min(DEFAULT_N_PARALLEL, int(free * KV_SHARE_OF_MEMORY // slot_bytes)))
-    if fitting < DEFAULT_N_PARALLEL:
-        notes.append(
-            f"n_parallel is {fitting} instead of {DEFAULT_N_PARALLEL}: each row's {n_ctx} tokens of context take "
-            f"{slot_bytes / 1e6:.0f} MB and {free / 1e9:.1f} GB are free; a smaller n_ctx allows more at once"
-        )
-    return fitting

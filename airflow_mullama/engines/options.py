@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -102,3 +103,21 @@ def validate_options(engine: str, checks: Mapping[str, Check], options: Mapping[
             )
         if not check.accepts(value):
             raise ConfigurationError(f"engine_options[{name!r}] is {value!r}; it must be {check}.")
+
+
+def parse_engine_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["n_ctx=8192", "flash_attn=true"]`` into a dictionary; values are JSON, else text.
+
+    Raises:
+        ConfigurationError: an item without ``=``.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"--option {pair!r} is not of the form NAME=VALUE, such as n_ctx=8192.")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options

@@ -45,6 +45,7 @@ class EngineSpec:
         holds_gil: its calls keep Python's interpreter lock, so that no other thread of the worker runs meanwhile. Such
             an engine works on one call at a time.
         secret_options: those whose value nothing may show.
+        truncates: whether it can cut a text at the model's limit (``truncate="end"``).
     """
 
     name: str
@@ -58,6 +59,7 @@ class EngineSpec:
     vector_length: VectorLength = _vector_length_of_header
     holds_gil: bool = False
     secret_options: frozenset[str] = frozenset()
+    truncates: bool = False
 
     @property
     def available(self) -> bool:

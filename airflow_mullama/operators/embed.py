@@ -21,6 +21,8 @@ class MullamaEmbedOperator(MullamaOperator):
         pooling: ``mean``, ``cls`` or ``last``; ``None``: the model's own.
         dimensions: keep only the first so many numbers of each vector (for models trained for it).
         dtype: ``float32`` or ``float16``, the type of the stored numbers.
+        truncate: what becomes of a text that is longer than the model reads: ``error``, the row fails with
+            ``prompt_too_long``; ``end``, its end is cut off, and the output has one column more, ``truncated``.
         **kwargs: see :class:`airflow_mullama.operators.base.MullamaOperator`.
     """
 
@@ -33,6 +35,7 @@ class MullamaEmbedOperator(MullamaOperator):
         pooling: str | None = None,
         dimensions: int | None = None,
         dtype: str = "float32",
+        truncate: str = "error",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -42,6 +45,7 @@ class MullamaEmbedOperator(MullamaOperator):
         self.pooling = pooling
         self.dimensions = dimensions
         self.dtype = dtype
+        self.truncate = truncate
 
     def job_arguments(self) -> dict[str, Any]:
         return {
@@ -51,6 +55,7 @@ class MullamaEmbedOperator(MullamaOperator):
             "pooling": self.pooling,
             "dimensions": self.dimensions,
             "dtype": self.dtype,
+            "truncate": self.truncate,
         }
 
     def make_job(self, arguments: Mapping[str, Any]) -> Any:

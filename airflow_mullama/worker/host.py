@@ -11,6 +11,7 @@ cannot: it ends the process when the parent is gone, and when a row takes too lo
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import logging
 import os
@@ -200,7 +201,14 @@ class Host:
             return [request]
         # A fair share: one thread must not take the rows that others wait for.
         share = -(-len(self._prepared) // engine.info.calls)
-        return [self._prepared.popleft() for _ in range(min(engine.rows_per_call, max(1, share)))]
+        count = min(engine.rows_per_call, max(1, share))
+        budget = engine.info.tokens_per_call
+        if budget is not None:
+            ends = itertools.accumulate(
+                len(request.tokens or ()) for request in itertools.islice(self._prepared, count)
+            )
+            count = max(1, sum(end <= budget for end in ends))
+        return [self._prepared.popleft() for _ in range(count)]
 
     def _send_forever(self, batches: OutcomeBatches, window: int) -> None:
         # The parent refills the window as outcomes arrive: most of it must never wait here for the last few.

@@ -96,7 +96,10 @@ class OutcomeBatches:
         values = pa.array(vectors.reshape(-1), pa.float32())
         column = pa.FixedSizeListArray.from_arrays(values, self._stored, mask=pa.array(~good))
         tokens = [outcome.prompt_tokens if isinstance(outcome, Embedding) else None for outcome in outcomes]
-        return pa.RecordBatch.from_arrays([*_common(finished, outcomes, tokens), column], schema=self._schema)
+        truncated = [outcome.truncated if isinstance(outcome, Embedding) else None for outcome in outcomes]
+        return pa.RecordBatch.from_arrays(
+            [*_common(finished, outcomes, tokens), column, pa.array(truncated, pa.bool_())], schema=self._schema
+        )
 
 
 def _common(

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from airflow_mullama.rows import TRUNCATED
+
 HEADER = struct.Struct("<IB")
 
 
@@ -48,7 +50,7 @@ def outcome_schema(task: str, dimensions: int | None) -> pa.Schema:
     """The schema of outcome batches. Vectors are ``float32`` here whatever type is stored."""
     common = [("row", pa.int64()), ("error_type", pa.string()), ("error", pa.string()), ("prompt_tokens", pa.int32())]
     if task == "embed":
-        return pa.schema([*common, ("embedding", pa.list_(pa.float32(), dimensions or 1))])
+        return pa.schema([*common, ("embedding", pa.list_(pa.float32(), dimensions or 1)), (TRUNCATED, pa.bool_())])
     return pa.schema(
         [
             *common,

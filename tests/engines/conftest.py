@@ -36,7 +36,13 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         if task == "generate":
             defaults = {"system_prompt": None, "chat": None, "max_tokens": 16, "sampling": {}}
         else:
-            defaults = {"normalize": True, "pooling": None, "dimensions": None, "dtype": "float32"}
+            defaults = {
+                "normalize": True,
+                "pooling": None,
+                "dimensions": None,
+                "dtype": "float32",
+                "truncate": "error",
+            }
         engine = LlamaCppEngine(
             EngineSettings(
                 task=task,  # type: ignore[arg-type]

@@ -283,3 +283,108 @@ def test_rows_about_the_same_document_evaluate_it_about_once(tmp_path: Path) -> 
 
     # Side by side, eight slots would evaluate each document up to eight times: next to nothing would be cached.
     assert manifest.cached_prompt_tokens > 0.5 * manifest.prompt_tokens
+
+
+def embedding_engine(start_engine: Any, model: Path, **settings: Any) -> Any:
+    return start_engine(model, task="embed", **{"pooling": "last", **settings})
+
+
+def write_word_tokenizer(path: Path, max_length: int | None) -> Path:
+    """A tokenizer.json of one token a word, with a [CLS] and a [SEP] around each text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {"[CLS]": 1, "[SEP]": 2, "[UNK]": 0, "word": 3}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    if max_length:
+        tokenizer.enable_truncation(max_length)
+    tokenizer.save(str(path))
+    return path
+
+
+class TestTruncation:
+    def embed(self, tmp_path: Path, texts: list[str | None], model: Path, **arguments: Any) -> tuple[Any, Any]:
+        source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), source)
+        options = {"n_threads": 1, **arguments.pop("engine_options", {})}
+        job = EmbedJob(
+            model=str(model),
+            text_column="text",
+            pooling="last",
+            engine_options=options,
+            max_error_ratio=1.0,
+            **arguments,
+        )
+        manifest = run_partition(job, source, target, listeners=[])
+        return manifest, pq.read_table(target)
+
+    def test_a_cut_text_has_the_vector_of_its_beginning_and_says_so(self, tmp_path: Path, tiny_model: Path) -> None:
+        beginning = "hello world, " * 20
+        texts: list[str | None] = [beginning + "x " * 3000, "hello", None, beginning + "y " * 3000]
+        manifest, table = self.embed(tmp_path, texts, tiny_model, truncate="end", engine_options={"n_ctx": 64})
+        first, short, skipped, last = table.to_pylist()
+        assert table.schema.names[-1] == "truncated"
+        assert [row["truncated"] for row in (first, short, skipped, last)] == [True, False, None, True]
+        assert first["prompt_tokens"] == last["prompt_tokens"] == 64
+        assert first["embedding"] == pytest.approx(last["embedding"], abs=1e-4)
+        assert first["embedding"] != pytest.approx(short["embedding"], abs=1e-2)
+        assert manifest.truncated_rows == 2
+        assert manifest.status_counts == {"success": 3, "skipped": 1}
+
+    def test_by_default_a_long_text_fails_alone_and_there_is_no_further_column(
+        self, tmp_path: Path, tiny_model: Path
+    ) -> None:
+        manifest, table = self.embed(tmp_path, ["hello", "word " * 3000], tiny_model, engine_options={"n_ctx": 64})
+        assert table.column("error_type").to_pylist() == [None, "prompt_too_long"]
+        assert "truncate='end'" in table.column("error")[1].as_py()
+        assert "truncated" not in table.schema.names
+        assert manifest.truncated_rows is None
+
+    def test_the_tokens_around_a_cut_text_stay(self, start_engine: Any, tiny_model: Path) -> None:
+        engine = embedding_engine(start_engine, tiny_model, options={"n_ctx": 64}, truncate="end")
+        engine._frame = engine._frame.__class__(head=[BOS], tail=[END])
+        (cut,) = engine.prepare([Request(0, 1, "hello " * 1000)])
+        assert (len(cut.tokens), cut.tokens[0], cut.tokens[-1], cut.truncated) == (64, BOS, END, True)
+        whole = engine._http.tokenize("hello " * 1000)
+        assert cut.tokens[1:-1] == whole[:62]
+
+    @pytest.mark.parametrize("declared", [None, 10, 10_000])
+    def test_a_tokenizer_file_cuts_where_it_says_or_where_the_context_ends(
+        self, tmp_path: Path, start_engine: Any, tiny_model: Path, declared: int | None
+    ) -> None:
+        tokenizer = write_word_tokenizer(tmp_path / "tokenizer.json", declared)
+        options = {"n_ctx": 64, "tokenizer": str(tokenizer)}
+        limit = 10 if declared == 10 else 64
+        requests = [Request(0, 1, "word " * (limit - 2)), Request(1, 1, "word " * (limit - 1))]
+        engine = embedding_engine(start_engine, tiny_model, options=options, truncate="end")
+        fits, cut = engine.prepare(requests)
+        assert (len(fits.tokens), fits.truncated) == (limit, False)
+        assert (len(cut.tokens), cut.tokens[0], cut.tokens[-1], cut.truncated) == (limit, 1, 2, True)
+        engine = embedding_engine(start_engine, tiny_model, options=options, truncate="error")
+        fits, refused = engine.prepare(requests)
+        assert isinstance(fits, Request)
+        assert refused.error_type is ErrorType.PROMPT_TOO_LONG
+
+    def test_a_huge_text_is_cut_before_it_is_tokenized(self, start_engine: Any, tiny_model: Path) -> None:
+        engine = embedding_engine(start_engine, tiny_model, truncate="end")
+        sizes: list[int] = []
+        post = engine._http.post
+        engine._http.post = lambda path, body: sizes.append(len(body["content"][0])) or post(path, body)
+        (cut,) = engine.prepare([Request(0, 1, "x " * 25_000_000)])
+        assert cut.truncated
+        assert len(cut.tokens) == engine.info.n_ctx
+        assert sizes == [engine._refused_bytes]
+
+
+def test_a_decoder_reads_a_text_that_is_longer_than_a_micro_batch(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "m.gguf", context_length=2048)
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"text": ["hello world, " * 240, "hello"]}), source)
+    job = EmbedJob(model=str(model), text_column="text", pooling="last", engine_options={"n_threads": 1})
+    run_partition(job, source, target, listeners=[])
+    long, short = pq.read_table(target).to_pylist()
+    assert long["status"] == short["status"] == "success"
+    assert long["prompt_tokens"] > 512
