@@ -82,7 +82,7 @@ def test_figures_of_a_partition_that_is_up_to_date_are_those_it_was_computed_wit
     second = run_partition(job, source, tmp_path / "out.parquet")
     result = RunResult("tag_tickets", "generate", [json.loads(json.dumps(second.to_json()))], 1.0)
     assert result.up_to_date == 1
-    assert result.summary()["computed_rows"] == 20
+    assert result.summary()["computed_rows"] == 2  # the others ask the same
     text = shown(result)
     assert "all 1 partitions are up to date, so no model was loaded" in text
     assert "success 20" in text
