@@ -224,6 +224,8 @@ class ChunkCollector:
             if self._thread.is_alive():
                 return OutputNotWritableError("The stage takes too long to be written.")
             for opened in self._open.values():
+                if time.monotonic() > end:
+                    return OutputNotWritableError("The stage takes too long to be written.")
                 if self._failure is None and opened.rows:
                     self._stage.write(opened.chunk, opened.table(self.schema))
         except Exception as error:  # noqa: BLE001 - the error that ends the run is the one to show

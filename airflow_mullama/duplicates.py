@@ -20,6 +20,8 @@ from airflow_mullama.rows import RETRYABLE_ERROR_TYPES
 REMEMBERED_BYTES = 32 << 20
 # Rows that wait for the outcome of another one; beyond it no further rows are taken.
 MOST_WAITING_ROWS = 50_000
+# A row waits only for one that is no further before it: waiting keeps its chunk from becoming durable.
+MOST_ROWS_BEHIND = 10_000
 
 _RETRYABLE = pa.array(RETRYABLE_ERROR_TYPES)
 
@@ -58,10 +60,12 @@ class Duplicates:
     """Knows which requests were asked and what came back.
 
     Args:
+        rows_behind: a row waits only for one that is at most so many rows before it; else it is asked as well.
         remembered_bytes: how much is remembered of requests that have their outcome.
     """
 
-    def __init__(self, remembered_bytes: int = REMEMBERED_BYTES) -> None:
+    def __init__(self, rows_behind: int = MOST_ROWS_BEHIND, remembered_bytes: int = REMEMBERED_BYTES) -> None:
+        self._rows_behind = min(rows_behind, MOST_ROWS_BEHIND)
         self._limit = remembered_bytes
         self._asked: dict[str, int] = {}
         self._texts: dict[int, str] = {}
@@ -90,7 +94,7 @@ class Duplicates:
         known: list[tuple[int, Place]] = []
         for row, text in zip(rows, texts, strict=True):
             leader = self._asked.get(text)
-            if leader is not None:
+            if leader is not None and row - leader <= self._rows_behind:
                 self._waiting.setdefault(leader, []).append(row)
                 self.waiting_rows += 1
             elif (place := self._known.get(text)) is not None:
@@ -102,40 +106,39 @@ class Duplicates:
                 asked_texts.append(text)
         return asked_rows, asked_texts, _copies(known)
 
-    def settle(self, outcomes: pa.RecordBatch) -> tuple[list[pa.RecordBatch], list[int], list[str]]:
+    def settle(self, outcomes: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Take note of what came back.
+
+        An error that may pass, after all its retries, is also that of the rows that waited, so that it is not waited
+        for again for each of them; rows that come later ask anew, and so does the next attempt.
 
         Args:
             outcomes: rows of chunks that were asked.
 
         Returns:
-            What the rows get that waited for these; and the rows, with their requests, that must be asked after all,
-            because the one they waited for failed in a way that may pass.
+            What the rows get that waited for these.
         """
         may_pass = pc.is_in(outcomes.column("error_type"), _RETRYABLE).to_pylist()
         copied: list[tuple[int, Place]] = []
-        again: list[tuple[int, str]] = []
         segment = self._segments[-1]
         first = segment.add(outcomes)
         for number, row in enumerate(outcomes.column("row").to_pylist()):
             text = self._texts.pop(row, None)
             if text is None:
                 continue  # a row that has no request
-            del self._asked[text]
+            if self._asked.get(text) == row:
+                del self._asked[text]
             followers = self._waiting.pop(row, None) or []
             self.waiting_rows -= len(followers)
-            if may_pass[number]:
-                again.extend((follower, text) for follower in followers)
-            else:
-                place = (segment, first + number)
+            place = (segment, first + number)
+            copied.extend((follower, place) for follower in followers)
+            if not may_pass[number] and text not in self._known:
                 self._known[text] = place
                 segment.texts.append(text)
                 segment.bytes += sys.getsizeof(text)
-                copied.extend((follower, place) for follower in followers)
         copies = _copies(copied)
         self._forget()
-        rows, texts, _ = self.sift([row for row, _ in again], [text for _, text in again])
-        return copies, rows, texts
+        return copies
 
     def _forget(self) -> None:
         if self._segments[-1].rows >= SEGMENT_ROWS:

@@ -37,6 +37,14 @@ POLL_SECONDS = 0.25
 SAMPLE_MESSAGES = 3
 
 
+class WaitedForGpuError(Exception):
+    """Time has passed in which another attempt may have done this one's work: look again before going on."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a GPU was waited for during {seconds:.0f} s")
+        self.seconds = seconds
+
+
 class Inference:
     """One pass over a partition's rows.
 
@@ -82,10 +90,10 @@ class Inference:
         self._collector = ChunkCollector(stage, self._schema, job.chunk_rows, events, raise_if_stopped)
         self._reader = RequestReader(source, job.template, chunks, stage, events)
         self._window = RequestWindow(session, job.task, job.max_retries)
-        self._duplicates = Duplicates()
+        self._duplicates = Duplicates(rows_behind=max(1000, 2 * job.chunk_rows))
         self._accounted, self._doing = time.monotonic(), "waiting_for_input"
         self.info: EngineInfo | None = None
-        self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "waiting_for_gpu", "engine", "writing"), 0.0)
+        self.seconds = dict.fromkeys(("model_load", "waiting_for_input", "engine", "writing"), 0.0)
         self.staged_rows = self.cached_tokens = 0
         self.samples: dict[tuple[str, str], int] = {}
 
@@ -93,6 +101,7 @@ class Inference:
         """Do it.
 
         Raises:
+            WaitedForGpuError: nothing was asked yet.
             MullamaError: what ended it. Rows that were paid for are durable, or the message says that they are not.
         """
         if self._session.info is not None:  # loaded for an earlier partition
@@ -126,8 +135,8 @@ class Inference:
                 self._reader.taken()
             waited = self._session.waited_seconds
             if self._window.send():
-                self.seconds["waiting_for_gpu"] += self._session.waited_seconds - waited
-                self._accounted += self._session.waited_seconds - waited
+                if self._session.waited_seconds > waited:
+                    raise WaitedForGpuError(self._session.waited_seconds - waited)
                 self._progress.announce(f"loading {self._model_name} into the engine {self._session.engine}")
             self._account_for_time()
             event = self._next_event(has_work=bool(waiting) and self._wants_rows)
@@ -168,9 +177,7 @@ class Inference:
             if "cached_tokens" in outcomes.schema.names:
                 self.cached_tokens += pc.sum(outcomes.column("cached_tokens")).as_py() or 0
             batch = self._record(outcomes, computed=True)
-            copies, rows, texts = self._duplicates.settle(batch)
-            self._record_copies(copies)
-            self._window.offer(rows, texts)
+            self._record_copies(self._duplicates.settle(batch))
 
     def _account_for_time(self) -> None:
         """Add the time since the last call to what the engine did meanwhile: compute, load, or wait for rows."""

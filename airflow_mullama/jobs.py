@@ -21,6 +21,7 @@ from airflow_mullama.prompts import PromptTemplate
 from airflow_mullama.rows import (
     EMBEDDING_COLUMN_NAMES,
     GENERATION_COLUMN_NAMES,
+    ROW_COLUMN,
     TRUNCATED,
     ResultColumns,
     embedding_columns,
@@ -215,6 +216,11 @@ class GenerateJob(Job):
             raise ConfigurationError(
                 f"output_schema has the field(s) {', '.join(map(repr, clash))}, which every output has already; give "
                 "them other names."
+            )
+        if any(field.name == ROW_COLUMN for field in schema.fields):
+            raise ConfigurationError(
+                f"output_schema has the field {ROW_COLUMN!r}, which stands for a row's number while it is staged; "
+                "give it another name."
             )
         return schema
 

@@ -16,7 +16,7 @@ from airflow_mullama.errors import (
     OutputExistsError,
     StageVanishedError,
 )
-from airflow_mullama.inference import Inference
+from airflow_mullama.inference import Inference, WaitedForGpuError
 from airflow_mullama.jobs import Job
 from airflow_mullama.manifest import PartitionManifest, Seconds, utc_now
 from airflow_mullama.models.resolve import Model
@@ -70,6 +70,8 @@ class PartitionRun:
         self._model = model
         self._should_stop = should_stop
         self._listeners = listeners
+        self._started: float | None = None
+        self._waited_for_gpu = 0.0
         self._examine()
 
     def _examine(self) -> None:
@@ -124,7 +126,8 @@ class PartitionRun:
         """
         if time.monotonic() - self._examined > EXAMINED_FOR_SECONDS:
             self._examine()  # other partitions came first, and much may have changed meanwhile
-        self._started_at, self._started = utc_now(), time.monotonic()
+        if self._started is None:
+            self._started_at, self._started = utc_now(), time.monotonic()
         published = self._published
         if published is not None and self._is_up_to_date(published):
             self._progress.announce(
@@ -143,12 +146,16 @@ class PartitionRun:
         for _ in range(PUBLISH_TRIES - 1):
             try:
                 return self._infer_and_publish(session)
+            except WaitedForGpuError as waited:
+                self._waited_for_gpu += waited.seconds
+                self._examine()
+                return self.run(session)
             except StageVanishedError as error:
                 other = read_published(self._partition.output)
                 if other is not None and self._is_up_to_date(other):
                     self._progress.announce(f"{self._partition.output} was published by another attempt meanwhile")
                     self._stage.remove()
-                    return other.manifest
+                    return other.manifest.as_up_to_date()
                 log.warning("%s What is missing is computed again.", error)
         return self._infer_and_publish(session)
 
@@ -260,6 +267,8 @@ class PartitionRun:
         inference = self._inference
         seconds = dict(inference.seconds) if inference else {"writing": 0.0}
         seconds["writing"] += publish_seconds
+        seconds["waiting_for_gpu"] = self._waited_for_gpu
+        assert self._started is not None
         info = inference.info if inference else None
         staged = inference.staged_rows if inference else 0
         return PartitionManifest(

@@ -89,6 +89,9 @@ class RowError:
     message: str
 
 
+ROW_COLUMN = "row"
+"""A row's number, beside its outcome while that is staged; not a column of the output."""
+
 TRUNCATED = "truncated"
 """The column of a job that may cut texts: whether this row's was; null in a row without a vector."""
 

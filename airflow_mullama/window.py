@@ -182,10 +182,15 @@ class RequestWindow:
                 yield items
 
     def seconds_to_next_retry(self) -> float | None:
-        """How long nothing will happen here by itself; ``None`` if no retry waits."""
-        if not self._retries:
+        """How long nothing will happen here by itself; ``None`` if no retry waits that could be sent."""
+        if not self._retries or not any(self._has_room(seat) for seat in self._session.ready_seats):
             return None
         return max(0.0, self._retries[0][0] - time.monotonic())
+
+    def _has_room(self, seat: Seat) -> bool:
+        lane = self._lanes[seat.number]
+        assert seat.info is not None
+        return not lane.suspects and lane.isolated not in lane.in_flight and len(lane.in_flight) < seat.info.window
 
     def handle(self, event: Event) -> pa.RecordBatch | None:
         """Take an event of one of the session's workers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mullama.duplicates import Duplicates
+from airflow_mullama.errors import JobStoppedError
 from airflow_mullama.runner import run_partition
 
 SCHEMA = pa.schema([("row", pa.int64()), ("response", pa.string()), ("error_type", pa.string())])
@@ -26,11 +28,14 @@ def outcomes(rows: list[int], responses: list[str | None], errors: list[str | No
 @given(
     st.lists(st.lists(st.sampled_from("abcdef"), max_size=8), max_size=12),
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3), max_size=3),
+    st.integers(0, 30),
     st.integers(1, 400),
     st.randoms(use_true_random=False),
 )
-def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(pieces, failures, remembered_bytes, random):
-    duplicates = Duplicates(remembered_bytes)
+def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(
+    pieces, failures, rows_behind, remembered_bytes, random
+):
+    duplicates = Duplicates(rows_behind, remembered_bytes)
     texts: list[str] = []
     got: dict[int, str | None] = {}
     queued: list[tuple[int, str]] = []
@@ -53,16 +58,13 @@ def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(pieces, fail
             fails,
         )
         take([batch])
-        copies, rows, again = duplicates.settle(batch)
-        take(copies)
-        queued.extend(zip(rows, again, strict=True))
+        take(duplicates.settle(batch))
 
     for piece in pieces:
         rows = range(len(texts), len(texts) + len(piece))
         texts.extend(piece)
         asked_rows, asked_texts, known = duplicates.sift(rows, piece)
         take(known)
-        assert len(set(asked_texts)) == len(asked_texts)
         queued.extend(zip(asked_rows, asked_texts, strict=True))
         if queued and random.random() < 0.5:
             answer_some()
@@ -74,14 +76,48 @@ def test_every_row_gets_the_outcome_of_its_own_request_exactly_once(pieces, fail
     assert duplicates.waiting_rows == 0
 
 
-def test_a_failure_that_may_pass_is_not_handed_on():
+def test_a_failure_that_may_pass_is_that_of_the_rows_that_waited_and_of_no_later_one():
     duplicates = Duplicates()
     assert duplicates.sift([0, 1, 2], ["x", "x", "x"])[:2] == ([0], ["x"])
-    copies, rows, texts = duplicates.settle(outcomes([0], [None], ["timeout"]))
-    assert (copies, rows, texts) == ([], [1], ["x"])
-    copies, rows, texts = duplicates.settle(outcomes([1], [None], ["prompt_too_long"]))
-    assert [copy.to_pylist() for copy in copies] == [[{"row": 2, "response": None, "error_type": "prompt_too_long"}]]
-    assert rows == []
+    (copies,) = duplicates.settle(outcomes([0], [None], ["timeout"]))
+    assert copies.column("row").to_pylist() == [1, 2]
+    assert copies.column("error_type").to_pylist() == ["timeout", "timeout"]
+    assert duplicates.sift([3], ["x"])[:2] == ([3], ["x"])
+
+
+def test_a_failure_of_the_requests_own_is_that_of_every_row():
+    duplicates = Duplicates()
+    duplicates.sift([0], ["x"])
+    duplicates.settle(outcomes([0], [None], ["prompt_too_long"]))
+    asked, _, (known,) = duplicates.sift([1, 2], ["x", "x"])
+    assert asked == []
+    assert known.column("error_type").to_pylist() == ["prompt_too_long"] * 2
+
+
+def test_a_row_does_not_wait_for_one_far_before_it():
+    duplicates = Duplicates(rows_behind=100)
+    assert duplicates.sift([0, 100, 101, 150, 202], ["x"] * 5)[0] == [0, 101, 202]
+    (copies,) = duplicates.settle(outcomes([101], ["X"], [None]))
+    assert copies.column("row").to_pylist() == [150]
+    (copies,) = duplicates.settle(outcomes([0, 202], ["X", "X"], [None, None]))
+    assert copies.column("row").to_pylist() == [100]
+    assert duplicates.sift([203], ["x"])[0] == []
+
+
+def test_chunks_become_durable_though_the_first_row_with_their_text_hangs(
+    echo_job: Any, write_parquet: Callable[..., Path], tmp_path: Path, recorder: Any
+):
+    texts = ["slow" if row % 20 == 0 else f"text {row}" for row in range(4000)]
+    source = write_parquet(tmp_path / "in.parquet", texts)
+    job = echo_job(faults={"hang": [0]}, chunk_rows=20, n_parallel=8)
+    stop = threading.Event()
+    strike = recorder(lambda snapshot: stop.set() if snapshot.done >= 3000 else None)
+
+    with pytest.raises(JobStoppedError):
+        run_partition(job, source, tmp_path / "out.parquet", listeners=[strike], stop=stop)
+
+    assert len(list((tmp_path / "_mullama_stage").rglob("rows-*.arrow"))) >= 60
+    assert run_partition(echo_job(chunk_rows=20), source, tmp_path / "out.parquet").status_counts == {"success": 4000}
 
 
 def test_what_is_remembered_is_bounded():

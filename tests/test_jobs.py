@@ -185,3 +185,9 @@ def test_dimensions_and_dtype_make_the_embedding_column() -> None:
     (field, *_) = embed(dimensions=4, dtype="float16").result_columns(8).fields
     assert field.type == pa.list_(pa.float16(), 4)
     assert embed().result_columns(8).fields[0].type == pa.list_(pa.float32(), 8)
+
+
+def test_a_field_named_like_the_stages_own_column_is_refused() -> None:
+    schema = {"type": "object", "properties": {"row": {"type": "integer"}}, "required": ["row"]}
+    with pytest.raises(ConfigurationError, match="output_schema has the field 'row'"):
+        GenerateJob(model="echo", prompt_template="{text}", output_schema=schema)

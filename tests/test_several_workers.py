@@ -258,3 +258,28 @@ def test_gpus_for_a_server_elsewhere_are_refused():
     options = {"endpoint": "http://127.0.0.1:1/v1"}
     with pytest.raises(ConfigurationError, match="nothing is computed on this machine"):
         GenerateJob(model="m", engine="openai", prompt_template="{text}", engine_options=options, gpus="auto")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_what_another_attempt_did_while_a_gpu_was_waited_for_is_not_done_again(
+    job: Callable[..., GenerateJob],
+    write_parquet: Callable[..., Path],
+    texts: Callable[..., list[str]],
+    recorder: Any,
+    request_log: Any,
+    tmp_path: Path,
+):
+    source, output = write_parquet(tmp_path / "in.parquet", texts(40)), tmp_path / "out.parquet"
+    taken = lease_gpus(GpuRequest("all"))
+
+    class Listener(recorder):  # type: ignore[misc]
+        def announce(self, message: str) -> None:
+            super().announce(message)
+            if message.startswith("waiting for a GPU"):
+                run_partition(job(), source, output, listeners=[])
+                taken.close()
+
+    manifest = run_partition(job(gpus=1), source, output, listeners=[Listener()])
+
+    assert manifest.skipped == "up_to_date"
+    assert sorted(request_log.rows()) == list(range(40))

@@ -73,8 +73,8 @@ def read_connection(connection: Any) -> ConnectionDefaults:
     options = extra.get("engine_options") or {}
     if not isinstance(options, Mapping):
         raise ConfigurationError(
-            f"The connection {name!r} has engine_options {options!r} in its extra; it must be an object such as "
-            '{"n_ctx": 4096}.'
+            f"The connection {name!r} has a {type(options).__name__} for engine_options in its extra; it must be an "
+            'object such as {"n_ctx": 4096}.'
         )
     fields = {option: _whole(name, option, extra[option]) for option in OPTION_FIELDS if _is_given(extra.get(option))}
     twice = [option for option in fields if option in options and options[option] != fields[option]]

@@ -116,13 +116,23 @@ def call_endpoint(endpoint: str | None, api_key: str | None, model: str | None, 
     return f"{address} answers; it has {len(names)} model(s): {listed}."
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The engine follows none, and the key is for the address that the user named."""
+
+    def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
 def _model_names(address: str, api_key: str | None, seconds: float) -> list[str] | None:
     """Names of the models; ``None`` if there is nothing at this address."""
     request = urllib.request.Request(address, headers={"Accept": "application/json"})  # noqa: S310 - http(s), checked
     if api_key:
         request.add_header("Authorization", f"Bearer {api_key}")
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310 - http(s), checked
+        with _OPENER.open(request, timeout=seconds) as response:
             answer = json.load(response)
     except urllib.error.HTTPError as error:
         with error:
@@ -133,6 +143,9 @@ def _model_names(address: str, api_key: str | None, seconds: float) -> list[str]
                 raise ConfigurationError(
                     f"{address} refused {key} ({error.code}): check the field 'API key'."
                 ) from None
+            if 300 <= error.code < 400:
+                target = error.headers.get("Location") or "another address"
+                raise ConfigurationError(f"{address} redirects to {target}; give the final address.") from None
             raise ConfigurationError(f"{address} answered {error.code} {error.reason}.") from None
     except ValueError as error:
         raise ConfigurationError(f"{address} answered something that is no JSON: {error}.") from None

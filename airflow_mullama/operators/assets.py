@@ -34,9 +34,11 @@ def describe_outlets(context: Any, outlets: Sequence[Any], manifest: PartitionMa
         outlets: the task's.
         manifest: of what was written.
     """
-    from airflow.sdk import AssetAlias
+    from airflow.sdk import Asset
+    from airflow.sdk.definitions.asset import AssetRef
 
-    assets = [outlet for outlet in outlets if not isinstance(outlet, AssetAlias)]
+    # Outlets may be other things as well, such as the entities of OpenLineage: they have no events.
+    assets = [outlet for outlet in outlets if isinstance(outlet, (Asset, AssetRef))]
     if not assets:
         return
     partitions = partitions_with_output(manifest)

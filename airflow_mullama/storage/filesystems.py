@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -47,12 +47,14 @@ class Location:
     @property
     def parent(self) -> Location:
         """The folder it lies in."""
-        return Location(self.filesystem, self.path.rpartition("/")[0], self.url.rstrip("/").rpartition("/")[0])
+        base, query = _split_query(self.url)
+        return Location(self.filesystem, self.path.rpartition("/")[0], base.rstrip("/").rpartition("/")[0] + query)
 
     def join(self, *segments: str) -> Location:
         """A place below this one."""
         below = "/".join(segment.strip("/") for segment in segments)
-        return Location(self.filesystem, f"{self.path}/{below}", f"{self.url.rstrip('/')}/{below}")
+        base, query = _split_query(self.url)
+        return Location(self.filesystem, f"{self.path}/{below}", f"{base.rstrip('/')}/{below}{query}")
 
     def info(self) -> pafs.FileInfo:
         """What lies there.
@@ -87,14 +89,31 @@ def resolve_location(url: str | os.PathLike[str]) -> Location:
         local = urlsplit(text).path if scheme else text
         return local_location(local, text)
     if scheme in NATIVE_SCHEMES:
+        base, query = _split_query(text)
+        address, slash, below = base.partition("://")[2].partition("/")
+        if "@" in address and scheme in ("s3", "gs", "gcs"):
+            raise ConfigurationError(
+                f"The URL {scheme}://…@{address.rpartition('@')[2]}{slash}{below} holds credentials, which would be "
+                "shown with it; put them into the environment, or in a task into an Airflow connection "
+                "(s3://conn_id@bucket)."
+            )
         try:
-            filesystem, path = pafs.FileSystem.from_uri(text)
+            # The path is meant as it stands: what the store calls "city=New%20York" is written so here, not decoded.
+            filesystem, path = pafs.FileSystem.from_uri(f"{scheme}://{address}{slash}{quote(below)}{query}")
         except (pa.ArrowException, ValueError) as error:
             raise ConfigurationError(f"The URL {text!r} cannot be used: {error}.") from error
         except OSError as error:  # finding out the bucket's region needs the network
             raise StorageUnavailableError(f"The URL {text!r} cannot be opened now: {error}.") from error
-        return Location(filesystem, path.rstrip("/"), text.rstrip("/"))
+        return Location(filesystem, path.rstrip("/"), base.rstrip("/") + query)
     return _fsspec_location(text)
+
+
+def _split_query(url: str) -> tuple[str, str]:
+    """A URL without its query, and the query with its question mark; a local path has none."""
+    if urlsplit(url).scheme not in NATIVE_SCHEMES:
+        return url, ""
+    base, mark, query = url.partition("?")
+    return base, mark + query
 
 
 def local_location(path: str, url: str | None = None) -> Location:

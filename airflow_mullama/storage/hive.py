@@ -145,6 +145,13 @@ def compare_values(value: str, other: str) -> int:
     return (value > other) - (value < other)
 
 
+def kind_of(value: str) -> str:
+    """As what a value is compared: ``number``, ``moment`` or ``text``."""
+    if _number(value) is not None:
+        return "number"
+    return "text" if _moment(value) is None else "moment"
+
+
 def describe_values(values: Iterable[str | None]) -> str:
     """A key's values in few words, for a message."""
     texts = sorted({NULL_VALUE if value is None else value for value in values})

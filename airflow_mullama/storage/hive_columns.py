@@ -9,14 +9,17 @@ spent.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
 from airflow_mullama.errors import InputUnreadableError
 from airflow_mullama.storage.filesystems import Location
-from airflow_mullama.storage.hive import compare_values, hive_values
+from airflow_mullama.storage.hive import compare_values, hive_values, kind_of
 from airflow_mullama.storage.parquet_input import ParquetInput, read_footer
+
+COMPACT_DATE = re.compile("[0-9]{8}")
 
 
 def refuse_contradicted_keys(source: ParquetInput) -> None:
@@ -35,7 +38,7 @@ def _compare(location: Location, key: str, value: str | None) -> None:
     if value is None:  # the path says null, and null counts are in no footer for certain
         return
     for low, high in _ranges(read_footer(location), key):
-        if compare_values(low, value) != 0 or compare_values(high, value) != 0:
+        if contradicts(low, value) or contradicts(high, value):
             held = low if low == high else f"{low} … {high}"
             raise InputUnreadableError(
                 f"The file {location.url!r} lies below {key}={value} and its column {key!r} holds {held}, so readers "
@@ -54,6 +57,19 @@ def _ranges(footer: pq.FileMetaData, column: str) -> Iterator[tuple[str, str]]:
             low, high = _text(chunk.statistics.min), _text(chunk.statistics.max)
             if low is not None and high is not None:
                 yield low, high
+
+
+def contradicts(held: str, value: str) -> bool:
+    """Whether a column's value and a path's mean different things. ``20260131`` may mean a date."""
+    if kind_of(held) == "moment":
+        value = _written_out(value)
+    elif kind_of(value) == "moment":
+        held = _written_out(held)
+    return compare_values(held, value) != 0
+
+
+def _written_out(date: str) -> str:
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if COMPACT_DATE.fullmatch(date) else date
 
 
 def _text(value: object) -> str | None:

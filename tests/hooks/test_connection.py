@@ -69,7 +69,7 @@ def test_a_key_among_the_engine_options_is_a_secret_too() -> None:
 @pytest.mark.parametrize(
     ("extra", "attributes", "sentence"),
     [
-        ({"engine_options": [1]}, {}, "engine_options [1] in its extra; it must be an object"),
+        ({"engine_options": [1]}, {}, "has a list for engine_options in its extra; it must be an object"),
         ({"n_ctx": "many"}, {}, "n_ctx 'many'; it must be a whole number"),
         ({"n_ctx": True}, {}, "n_ctx True; it must be a whole number"),
         ({"model": 7}, {}, "model 7; it must be a text"),
@@ -89,3 +89,9 @@ def test_a_password_inside_the_endpoint_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigurationError, match="put the key into the field 'API key'") as caught:
         read_connection(connection({"endpoint": "http://me:hunter2@gpu-box/v1"}))
     assert "hunter2" not in str(caught.value)
+
+
+def test_options_that_cannot_be_read_are_not_repeated_as_they_may_hold_a_key() -> None:
+    with pytest.raises(ConfigurationError, match="has a str for engine_options") as caught:
+        read_connection(connection({"engine_options": '{"api_key": "sk-secret"}'}))
+    assert "sk-secret" not in str(caught.value)

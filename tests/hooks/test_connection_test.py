@@ -31,6 +31,11 @@ class Api(BaseHTTPRequestHandler):
             self._answer(200, ["something else"])
         elif self.path == "/page/models":
             self._answer(200, None)
+        elif self.path == "/moved/models":
+            self.send_response(302)
+            self.send_header("Location", "/v1/models")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif self.path == "/broken/models":
             self._answer(500, {})
         else:
@@ -116,3 +121,8 @@ def test_a_model_that_takes_too_long(no_worker_left: None) -> None:
     arguments = {"model": "demo:ticket-tagger", "engine": "auto", "engine_options": {}}
     with pytest.raises(MullamaError, match="was not loaded within 0 s; try a smaller one"):
         load_model(arguments, resolve_location, 0.0)
+
+
+def test_a_redirect_is_not_followed_because_the_key_is_for_the_address_that_was_named(api: str) -> None:
+    with pytest.raises(ConfigurationError, match="moved/models redirects to /v1/models; give the final address"):
+        call_endpoint(f"{api}/moved", KEY, None, 10)

@@ -66,3 +66,20 @@ def test_a_url_that_nothing_understands_is_named(url: str) -> None:
     with pytest.raises((ConfigurationError, DependencyMissingError)) as caught:
         resolve_location(url)
     assert repr(url) in str(caught.value)
+
+
+@pytest.mark.parametrize("segment", ["city=New%20York", "city=New York", "a+b", "größe=1", "k=v;w"])
+@pytest.mark.parametrize("query", ["", "?region=eu-west-1"])
+def test_what_a_location_is_called_leads_to_it_again(segment: str, query: str) -> None:
+    location = resolve_location(f"s3://bucket/table{query or '?region=us-east-1'}").join(segment, "part-0.parquet")
+    again = resolve_location(str(location))
+    assert again.path == location.path == f"bucket/table/{segment}/part-0.parquet"
+    assert again.parent.url == location.parent.url
+    assert location.parent.path == f"bucket/table/{segment}"
+
+
+def test_credentials_in_a_url_are_refused_without_being_shown() -> None:
+    with pytest.raises(ConfigurationError, match="holds credentials") as caught:
+        resolve_location("s3://AKIAKEY:SECRET@bucket/table")
+    assert "SECRET" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)

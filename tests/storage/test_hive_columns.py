@@ -70,3 +70,13 @@ def test_other_keys_and_columns_inside_of_others_are_not_compared(tmp_path: Path
 
 def test_without_statistics_nothing_is_claimed(tmp_path: Path) -> None:
     check(tmp_path / "ds=2026-01-03" / "a.parquet", pa.array(["x"]), write_statistics=False)
+
+
+@pytest.mark.parametrize("column", [pa.array([DAY] * 3), pa.array(["2026-01-03"] * 3), pa.array([20260103] * 3)])
+def test_a_compact_date_in_a_path_is_the_same_date(tmp_path: Path, column: pa.Array) -> None:
+    check(tmp_path / "ds=20260103" / "a.parquet", column)
+
+
+def test_a_compact_date_in_a_path_may_be_another_date(tmp_path: Path) -> None:
+    with pytest.raises(InputUnreadableError, match="ds=20260104 and its column 'ds' holds 2026-01-03"):
+        check(tmp_path / "ds=20260104" / "a.parquet", pa.array([DAY]))
