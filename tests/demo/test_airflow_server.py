@@ -140,7 +140,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dags(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
-    source = write_parquet(tmp_path / "lake" / "part.parquet", ["one", "two", None] * 200)
+    # Rows that differ: the slow task must not be done by answering one of them.
+    texts = [None if row % 3 == 2 else f"text {row}" for row in range(600)]
+    source = write_parquet(tmp_path / "lake" / "part.parquet", texts)
     directory = tmp_path / "dags"
     directory.mkdir()
     for dag_id, delay in (("quick", 0.0), ("slow", 0.5)):
