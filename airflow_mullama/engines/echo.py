@@ -128,12 +128,17 @@ def _first_time(log: str | None, row: int) -> bool:
 def hash_vectors(texts: Sequence[str], dimensions: int) -> npt.NDArray[np.float32]:
     """Vectors in [-1, 1) made of the texts' hashes: ``float32[len(texts), dimensions]``."""
     digests = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
-    # SplitMix64 spreads each text's 64 bits over its vector.
-    steps = np.arange(1, dimensions + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = np.frombuffer(digests, np.uint64)[:, None] + steps
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    vectors: npt.NDArray[np.float32] = (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-23) - np.float32(1)
+    seeds = np.frombuffer(digests, np.uint32).reshape(-1, 2)
+    # A Weyl sequence from each text's hash, its bits mixed (Wellons' lowbias32): fast, and no two rows look alike.
+    steps = np.arange(1, dimensions + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    mixed = seeds[:, :1] + steps
+    mixed ^= seeds[:, 1:]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        mixed ^= mixed >> np.uint32(shift)
+        mixed *= np.uint32(factor)
+    vectors: npt.NDArray[np.float32] = (mixed >> np.uint32(8)).astype(np.float32)
+    vectors *= np.float32(2**-23)
+    vectors -= np.float32(1)
     return vectors
 
 

@@ -25,13 +25,13 @@ def finish_vectors(
         ``float32[rows, dimensions]`` and, per row, why its vector is no good (``None`` if it is).
     """
     kept = vectors if dimensions is None else vectors[:, :dimensions]
-    # float64: a sum of squares of large float32 numbers must not overflow.
+    # float64: a sum of squares of large float32 numbers cannot overflow, so that it is finite where all numbers are.
     lengths = np.sqrt(np.einsum("ij,ij->i", kept, kept, dtype=np.float64))
-    finite = np.isfinite(kept).all(axis=1) & np.isfinite(lengths)
+    finite = np.isfinite(lengths)
     zero = finite & (lengths == 0.0)
     if normalize:
         divisors = np.where(finite & ~zero, lengths, 1.0)
-        kept = (kept / divisors[:, None]).astype(np.float32)
+        kept = np.divide(kept, divisors[:, None], out=np.empty(kept.shape, np.float32), casting="same_kind")
     if dtype == "float16":
         finite &= (np.abs(np.where(np.isfinite(kept), kept, 0.0)) <= np.finfo(np.float16).max).all(axis=1)
     errors: list[RowError | None] = [None] * len(kept)

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -50,27 +50,28 @@ def writing(target: Location) -> Iterator[None]:
         raise OutputNotWritableError(f"Cannot write {target.url!r}: {remedy}.") from error
 
 
-def publish_bytes(target: Location, content: bytes) -> None:
-    """Write a small file durably, and its folder if that is missing."""
+def publish_bytes(target: Location, *parts: bytes | memoryview) -> None:
+    """Write a small file durably, of several parts, and its folder if that is missing."""
     with writing(target):
         if not target.is_local:
             with target.filesystem.open_output_stream(target.path) as stream:
-                stream.write(content)
+                for part in parts:
+                    stream.write(part)
             return
         for _ in range(FOLDER_TRIES - 1):
             # Another attempt of the same partition may publish it, and remove the whole stage, at any moment.
             with contextlib.suppress(FileNotFoundError):
-                _write_beside_and_rename(target, content)
+                _write_beside_and_rename(target, parts)
                 return
-        _write_beside_and_rename(target, content)
+        _write_beside_and_rename(target, parts)
 
 
-def _write_beside_and_rename(target: Location, content: bytes) -> None:
+def _write_beside_and_rename(target: Location, parts: Sequence[bytes | memoryview]) -> None:
     os.makedirs(target.parent.path, exist_ok=True)
     temporary = f"{target.path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target.path)

@@ -79,7 +79,7 @@ class Host:
         self._prepared: deque[Request] = deque()
         self._prepared_changed = threading.Condition()
         self._passed_over = 0
-        self._finished: queue.SimpleQueue[tuple[Request, Outcome] | StuckRows] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[list[tuple[Request, Outcome]] | StuckRows] = queue.SimpleQueue()
         self._running: dict[int, tuple[float, Sequence[Request]]] = {}
 
     def send_json(self, kind: Frame, value: object) -> None:
@@ -148,12 +148,10 @@ class Host:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is these rows' outcome
                 failure = _engine_error(error)
                 prepared = [failure] * len(requests)
-            ready: list[Request] = []
-            for request, result in zip(requests, prepared, strict=True):
-                if isinstance(result, RowError):
-                    self._finished.put((request, result))
-                else:
-                    ready.append(result)
+            ready = [result for result in prepared if isinstance(result, Request)]
+            if len(ready) < len(requests):
+                pairs = zip(requests, prepared, strict=True)
+                self._finished.put([(request, result) for request, result in pairs if isinstance(result, RowError)])
             with self._prepared_changed:
                 self._prepared.extend(ready)
                 self._prepared_changed.notify(len(ready))
@@ -167,8 +165,7 @@ class Host:
             self._running[number] = (time.monotonic(), requests)
             outcomes = _computed(engine, requests)
             del self._running[number]
-            for request, outcome in zip(requests, outcomes, strict=True):
-                self._finished.put((request, outcome))
+            self._finished.put(list(zip(requests, outcomes, strict=True)))
 
     def _run_alone_forever(self, engine: Engine, batches: OutcomeBatches, row_timeout: float | None) -> None:
         """For an engine that holds the interpreter: between two of its calls no other thread can be relied on."""
@@ -226,7 +223,7 @@ class Host:
                 if isinstance(item, StuckRows):
                     stuck = item
                 else:
-                    finished.append(item)
+                    finished.extend(item)
             if finished:
                 batch = batches.build(finished)
                 with self._write_lock:

@@ -74,27 +74,31 @@ class OutcomeBatches:
         return InvalidAnswer(outcome, error)
 
     def _embeddings(self, finished: Sequence[tuple[Request, Outcome]]) -> pa.RecordBatch:
-        vectors = np.zeros((len(finished), self._stored), np.float32)
         outcomes: list[Outcome] = [outcome for _, outcome in finished]
-        places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Embedding)]
-        if places:
-            lengths = {len(outcome.vector) for outcome in outcomes if isinstance(outcome, Embedding)}
+        good = np.array([isinstance(outcome, Embedding) for outcome in outcomes], dtype=bool)
+        given = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
+        kept = np.zeros((0, self._stored), np.float32)
+        if given:
+            lengths = {len(vector) for vector in given}
             if min(lengths) < self._stored or len(lengths) > 1:
                 raise ValueError(f"the engine gave vectors of {lengths} numbers where {self._stored} were expected")
-            raw = np.stack([outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)])
             kept, errors = finish_vectors(
-                raw,
+                np.concatenate(given).reshape(len(given), -1),
                 normalize=self._settings["normalize"],
                 dimensions=self._settings["dimensions"],
                 dtype=self._settings["dtype"],
             )
-            vectors[places] = kept
-            for place, error in zip(places, errors, strict=True):
+            for place, error in zip(np.flatnonzero(good), errors, strict=True):
                 if error is not None:
                     outcomes[place] = error
+        vectors = kept
+        if len(kept) < len(finished):  # rows without a vector take the room of one too
+            vectors = np.zeros((len(finished), self._stored), np.float32)
+            vectors[good] = kept
         good = np.array([isinstance(outcome, Embedding) for outcome in outcomes], dtype=bool)
         values = pa.array(vectors.reshape(-1), pa.float32())
-        column = pa.FixedSizeListArray.from_arrays(values, self._stored, mask=pa.array(~good))
+        mask = None if good.all() else pa.array(~good)
+        column = pa.FixedSizeListArray.from_arrays(values, self._stored, mask=mask)
         tokens = [outcome.prompt_tokens if isinstance(outcome, Embedding) else None for outcome in outcomes]
         truncated = [outcome.truncated if isinstance(outcome, Embedding) else None for outcome in outcomes]
         return pa.RecordBatch.from_arrays(

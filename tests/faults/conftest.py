@@ -22,7 +22,7 @@ from airflow_mullama import steps
 from airflow_mullama.jobs import GenerateJob
 from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.runner import run_partition
-from airflow_mullama.storage.stage import DIGEST_BYTES, STAGE_FOLDER
+from airflow_mullama.storage.stage import CHECKSUM, STAGE_FOLDER
 
 ROWS = 480
 ROWS_PER_FILE = 40  # several files, so that the input is read in several batches
@@ -79,7 +79,7 @@ def staged_rows(output: Path) -> set[int]:
     """Rows whose outcome is durable beside an output that does not exist yet."""
     rows: set[int] = set()
     for file in staged_files(output):
-        rows.update(pa.ipc.open_stream(file.read_bytes()[DIGEST_BYTES:]).read_all().column("row").to_pylist())
+        rows.update(pa.ipc.open_stream(file.read_bytes()[CHECKSUM.size :]).read_all().column("row").to_pylist())
     return rows
 
 
