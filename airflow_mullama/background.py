@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from airflow_mullama.errors import JobStoppedError
 
@@ -15,46 +14,62 @@ POLL_SECONDS = 0.25
 ABANDON_SECONDS = 2.0
 
 
-def run_in_background(
-    work: Callable[[Callable[[], None]], Result], raise_if_stopped: Callable[[], None], name: str
-) -> Result:
-    """Run ``work`` on a thread and wait for it.
+class BackgroundWork(Generic[Result]):
+    """Work on a thread of its own, begun at once.
 
     Args:
         work: gets a function to call often; that raises once nobody waits for the result any more.
-        raise_if_stopped: called often on this thread; what it raises ends the waiting.
         name: of the thread.
-
-    Returns:
-        What ``work`` returns; what it raises is raised here.
     """
-    outcome: queue.SimpleQueue[tuple[bool, Result | BaseException]] = queue.SimpleQueue()
-    abandoned = threading.Event()
 
-    def check() -> None:
-        if abandoned.is_set():
+    def __init__(self, work: Callable[[Callable[[], None]], Result], name: str) -> None:
+        self._work = work
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=name)
+        self._thread.start()
+
+    def raise_if_failed(self) -> None:
+        """Raise what the work raised, if it did already."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self, raise_if_stopped: Callable[[], None]) -> Result:
+        """Wait for the result; what the work raises is raised here.
+
+        Args:
+            raise_if_stopped: called often; what it raises ends the waiting, and the work.
+        """
+        try:
+            while self._thread.is_alive():
+                self._thread.join(POLL_SECONDS)
+                if self._thread.is_alive():
+                    raise_if_stopped()
+        except BaseException:
+            self.abandon()
+            raise
+        self.raise_if_failed()
+        return self._result  # type: ignore[return-value]
+
+    def abandon(self) -> None:
+        """Nobody waits any more: the work is to end, and gets a moment to clean up."""
+        self._abandoned.set()
+        self._thread.join(ABANDON_SECONDS)
+
+    def _raise_if_abandoned(self) -> None:
+        if self._abandoned.is_set():
             raise JobStoppedError("Stopped.")
 
-    def run() -> None:
+    def _run(self) -> None:
         try:
-            outcome.put((True, work(check)))
+            self._result = self._work(self._raise_if_abandoned)
         except BaseException as error:  # noqa: BLE001 - it is raised on the thread that waits
-            outcome.put((False, error))
+            self._error = error
 
-    thread = threading.Thread(target=run, daemon=True, name=name)
-    thread.start()
-    try:
-        while True:
-            try:
-                good, value = outcome.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                raise_if_stopped()
-                continue
-            break
-    except BaseException:
-        abandoned.set()
-        thread.join(ABANDON_SECONDS)
-        raise
-    if good:
-        return value  # type: ignore[return-value]
-    raise value  # type: ignore[misc]
+
+def run_in_background(
+    work: Callable[[Callable[[], None]], Result], raise_if_stopped: Callable[[], None], name: str
+) -> Result:
+    """Run ``work`` on a thread and wait for it: :class:`BackgroundWork` and its ``wait``."""
+    return BackgroundWork(work, name).wait(raise_if_stopped)

@@ -20,6 +20,7 @@ from airflow_mullama.rows import STATUS_OF_ERROR_TYPE, TRUNCATED, ResultColumns,
 from airflow_mullama.schemas import OutputSchema, Violation, parse_answer, typed_columns
 from airflow_mullama.steps import reached
 from airflow_mullama.storage.stage import Chunk, Stage
+from airflow_mullama.write_behind import DurableChunks
 
 WAIT_SECONDS = 0.25
 RESCUE_SECONDS = 3.0
@@ -135,6 +136,7 @@ class ChunkCollector:
         schema: of a chunk.
         chunk_rows: rows of every chunk but the last.
         events: where :class:`airflow_mullama.request_reader.ThreadFailed` goes if a write fails.
+        durable: told of every chunk that is durable and whole.
         raise_if_stopped: called while a slow disk is waited for; raises if the job should end.
     """
 
@@ -144,12 +146,14 @@ class ChunkCollector:
         schema: pa.Schema,
         chunk_rows: int,
         events: queue.SimpleQueue[Any],
+        durable: DurableChunks,
         raise_if_stopped: Callable[[], None],
     ) -> None:
         self._stage = stage
         self.schema = schema
         self._chunk_rows = chunk_rows
         self._events = events
+        self._durable = durable
         self._raise_if_stopped = raise_if_stopped
         self._begun: set[int] = set()
         self._open: dict[int, _OpenChunk] = {}
@@ -164,7 +168,9 @@ class ChunkCollector:
         if chunk.index in self._begun:
             return
         self._begun.add(chunk.index)
-        if staged is None or staged.num_rows < chunk.rows:
+        if staged is not None and staged.num_rows == chunk.rows:
+            self._durable.put(chunk, staged)
+        else:
             parts = [staged] if staged is not None else []
             self._open[chunk.index] = _OpenChunk(chunk, parts, staged.num_rows if staged is not None else 0)
 
@@ -245,6 +251,7 @@ class ChunkCollector:
                 reached("stage")
                 self._stage.write(opened.chunk, table)
                 reached("staged")
+                self._durable.put(opened.chunk, table)
             except BaseException as error:  # noqa: BLE001 - it is raised on the thread that can end the task
                 self._failure = error
                 self._events.put(ThreadFailed(error))

@@ -29,6 +29,7 @@ from airflow_mullama.storage.stage import Chunk, Stage
 from airflow_mullama.window import RequestWindow, error_batch
 from airflow_mullama.worker.client import Started
 from airflow_mullama.worker.session import EngineSession
+from airflow_mullama.write_behind import DurableChunks
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Inference:
         source: the rows.
         chunks: of the partition.
         stage: where outcomes become durable; what it holds already is not asked again.
+        durable: told of every chunk that is durable and whole.
         columns: the added columns.
         session: the engine, started when a row first needs it.
         progress: counts the rows and tells who listens.
@@ -75,6 +77,7 @@ class Inference:
         source: ParquetInput,
         chunks: Sequence[Chunk],
         stage: Stage,
+        durable: DurableChunks,
         columns: ResultColumns,
         session: EngineSession,
         progress: Progress,
@@ -87,7 +90,7 @@ class Inference:
         self._raise_if_stopped = raise_if_stopped
         self._schema = chunk_schema(columns)
         events = session.begin_run()
-        self._collector = ChunkCollector(stage, self._schema, job.chunk_rows, events, raise_if_stopped)
+        self._collector = ChunkCollector(stage, self._schema, job.chunk_rows, events, durable, raise_if_stopped)
         self._reader = RequestReader(source, job.template, chunks, stage, events)
         self._window = RequestWindow(session, job.task, job.max_retries)
         self._duplicates = Duplicates(rows_behind=max(1000, 2 * job.chunk_rows))

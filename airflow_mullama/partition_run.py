@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from airflow_mullama.background import run_in_background
+from airflow_mullama.background import BackgroundWork, run_in_background
 from airflow_mullama.chunk_writer import chunk_schema
 from airflow_mullama.errors import (
     AccountingError,
     InputChangedError,
+    InputUnreadableError,
     JobStoppedError,
     OutputExistsError,
     StageVanishedError,
@@ -36,6 +37,7 @@ from airflow_mullama.storage.parquet_output import (
 from airflow_mullama.storage.partitions import Partition
 from airflow_mullama.storage.stage import Stage, plan_chunks
 from airflow_mullama.worker.session import EngineSession
+from airflow_mullama.write_behind import DurableChunks
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class PartitionRun:
         self._listeners = listeners
         self._started: float | None = None
         self._waited_for_gpu = 0.0
+        self._inferred = 0.0
         self._examine()
 
     def _examine(self) -> None:
@@ -164,24 +167,28 @@ class PartitionRun:
 
     def _infer_and_publish(self, session: EngineSession) -> PartitionManifest:
         self._progress.restart()
-        self._inference = None
+        durable = DurableChunks(self._chunks, self._stage)
+        # The output is written behind the engine: when the last row is done, little is left to write.
+        writing = BackgroundWork(partial(self._write, durable), "mullama-output")
+
+        def raise_if_stopped() -> None:
+            self._raise_if_stopped()
+            writing.raise_if_failed()
+
         try:
-            if self._chunks:
-                self._inference = Inference(
-                    job=self._job,
-                    model_name=self._model.name,
-                    source=self._source,
-                    chunks=self._chunks,
-                    stage=self._stage,
-                    columns=self._columns,
-                    session=session,
-                    progress=self._progress,
-                    raise_if_stopped=self._raise_if_stopped,
-                )
-                self._inference.run()
-        finally:
-            self._progress.finish()
-        manifest = self._publish()
+            try:
+                self._inference = self._infer(session, durable, raise_if_stopped) if self._chunks else None
+            finally:
+                self._progress.finish()
+            self._progress.announce(f"publishing {self._partition.output}")
+            self._inferred = time.monotonic()
+            durable.finish()
+            size = writing.wait(self._raise_if_stopped)
+        except BaseException:
+            durable.abandon()
+            writing.abandon()
+            raise
+        manifest = self._manifest(size)
         reached("published")
         self._stage.remove()
         for (error_type, message), row in (self._inference.samples if self._inference else {}).items():
@@ -227,27 +234,45 @@ class PartitionRun:
                 f"finished is kept in {self._stage.location} and the next attempt goes on from there."
             )
 
-    def _publish(self) -> PartitionManifest:
-        """Write and publish the output."""
-        self._progress.announce(f"publishing {self._partition.output}")
-        before = time.monotonic()
+    def _infer(self, session: EngineSession, durable: DurableChunks, raise_if_stopped: Callable[[], None]) -> Inference:
+        """Get an outcome for every row, and make it durable."""
+        inference = Inference(
+            job=self._job,
+            model_name=self._model.name,
+            source=self._source,
+            chunks=self._chunks,
+            stage=self._stage,
+            durable=durable,
+            columns=self._columns,
+            session=session,
+            progress=self._progress,
+            raise_if_stopped=raise_if_stopped,
+        )
+        inference.run()
+        return inference
 
-        def work(check_stopped: Callable[[], None]) -> int:
-            reached("commit")
+    def _write(self, durable: DurableChunks, check_stopped: Callable[[], None]) -> int:
+        """Write the output as its chunks become durable, and publish it when every row is accounted for."""
+
+        def manifest() -> PartitionManifest:
             self._refuse_changed_input()
+            return self._manifest(bytes_out=0)
+
+        durable.wait_for_first()
+        try:
             return write_output(
                 source=self._source,
-                chunks=self._stage.read_all(self._chunks),
+                chunks=durable.tables(),
                 columns=self._columns,
                 output_prefix=self._job.output_prefix,
                 target=self._partition.output,
                 temporary=self._stage.temporary_output(),
-                manifest=lambda: self._manifest(time.monotonic() - before, 0),
+                manifest=manifest,
                 check_stopped=check_stopped,
             )
-
-        size = run_in_background(work, self._raise_if_stopped, "mullama-publish")
-        return self._manifest(time.monotonic() - before, size)
+        except (AccountingError, InputUnreadableError):
+            self._refuse_changed_input()  # then that is why
+            raise
 
     def _refuse_changed_input(self) -> None:
         # An attempt that outlived its successor must not publish what the input was before.
@@ -257,7 +282,7 @@ class PartitionRun:
                 "the task again, and rows whose request is unchanged are not computed twice."
             )
 
-    def _manifest(self, publish_seconds: float, bytes_out: int) -> PartitionManifest:
+    def _manifest(self, bytes_out: int) -> PartitionManifest:
         progress = self._progress
         if sum(progress.status_counts.values()) != self._source.rows:
             raise AccountingError(
@@ -266,7 +291,7 @@ class PartitionRun:
             )
         inference = self._inference
         seconds = dict(inference.seconds) if inference else {"writing": 0.0}
-        seconds["writing"] += publish_seconds
+        seconds["writing"] += time.monotonic() - self._inferred
         seconds["waiting_for_gpu"] = self._waited_for_gpu
         assert self._started is not None
         info = inference.info if inference else None

@@ -21,6 +21,7 @@ from airflow_mullama.steps import reached
 from airflow_mullama.storage.commit import publish_file, writing
 from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.parquet_input import BATCH_ROWS, ParquetInput
+from airflow_mullama.storage.unpublished import remove_left_behind, unpublished_file
 from airflow_mullama.storage.vector_columns import from_stored, is_vector, stored_type, to_stored
 
 ROW_GROUP_ROWS = 25_000
@@ -113,26 +114,21 @@ def write_output(
     added = [field.with_name(output_prefix + field.name).with_type(stored_type(field.type)) for field in columns.fields]
     schema = pa.schema([*source.schema, *added], metadata=source.schema.metadata)
     if target.is_local:
-        local_path = temporary.path
+        local_path, mode = temporary.path, 0o666
         with writing(target):
             os.makedirs(temporary.parent.path, exist_ok=True)
     else:
-        handle, local_path = tempfile.mkstemp(suffix=".parquet", prefix="airflow-mullama-")
-        os.close(handle)
-    try:
-        options = _encodings(schema)
-        with writing(target), _present(local_path), pq.ParquetWriter(local_path, schema, **options) as writer:
+        local_path, mode = os.path.join(tempfile.gettempdir(), temporary.name), 0o600
+    remove_left_behind(os.path.dirname(local_path))
+    with writing(target), _present(local_path), unpublished_file(local_path, mode):
+        with pq.ParquetWriter(local_path, schema, **_encodings(schema)) as writer:
             for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
                 reached("write")
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
         reached("publish")
-        with _present(local_path):
-            size = os.path.getsize(local_path)
+        size = os.path.getsize(local_path)
         publish_file(local_path, target, staging=None if target.is_local else temporary)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(local_path)
     return size
 
 

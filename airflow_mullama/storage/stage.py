@@ -13,7 +13,6 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ import pyarrow.fs as pafs
 
 from airflow_mullama.storage.commit import discard, publish_bytes, writing
 from airflow_mullama.storage.filesystems import Location
+from airflow_mullama.storage.unpublished import new_name
 from airflow_mullama.storage.vector_columns import is_vector
 
 log = logging.getLogger(__name__)
@@ -137,17 +137,9 @@ class Stage:
         log.warning("the staged chunk %s is not used: %s; its rows are computed again", file.url, reason)
         return None
 
-    def read_all(self, chunks: list[Chunk]) -> Iterator[pa.Table]:
-        """The outcomes of every chunk, in order; ends early where one is missing or incomplete."""
-        for chunk in chunks:
-            table = self.read(chunk)
-            if table is None or table.num_rows != chunk.rows:
-                return
-            yield table
-
     def temporary_output(self) -> Location:
         """Where the output may be built before it is published, on the same filesystem."""
-        return self._folder.join(f"output-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        return self._folder.join(new_name())
 
     def remove(self) -> None:
         """Remove this stage and older ones of the same output, after the output is published."""

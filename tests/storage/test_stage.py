@@ -101,15 +101,6 @@ def test_a_stage_of_another_fingerprint_is_left_alone_with_a_warning(
     assert open_stage(tmp_path, "a" * 64).read(CHUNK) is not None
 
 
-def test_reading_all_ends_where_a_chunk_is_missing_or_partial(tmp_path: Path) -> None:
-    stage = open_stage(tmp_path)
-    chunks = plan_chunks(30, 10)
-    stage.write(chunks[0], outcomes(list(range(10))))
-    stage.write(chunks[1], outcomes([10]))
-    stage.write(chunks[2], outcomes(list(range(20, 30))))
-    assert [table.num_rows for table in stage.read_all(chunks)] == [10]
-
-
 def test_removing_takes_every_stage_of_the_output_and_no_other(tmp_path: Path) -> None:
     other = Stage(local_location(str(tmp_path / "other.parquet")), "f" * 64, SCHEMA)
     other.open()
