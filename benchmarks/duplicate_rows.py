@@ -46,7 +46,7 @@ def gain(rows: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=10_000)
     gain(parser.parse_args().rows)
 
 
