@@ -118,6 +118,11 @@ class PartitionRun:
             )
         return published
 
+    @property
+    def rows(self) -> int:
+        """Of the input, when it was last looked at."""
+        return self._source.rows
+
     def run(self, session: EngineSession) -> PartitionManifest:
         """Do the work and publish the output.
 

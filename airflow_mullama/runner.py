@@ -112,7 +112,9 @@ def _run_partitions(
     # Everything that can be known to be wrong with any partition is found before the first row of the first is spent.
     runs = [PartitionRun(job, partition, model, listeners, stop.is_set) for partition in partitions]
     session = EngineSession(
-        job.engine_spec.name, engine_settings(job, model), lambda: _lease_workers(job, listeners, stop)
+        job.engine_spec.name,
+        replace(engine_settings(job, model), rows=max(run.rows for run in runs)),
+        lambda: _lease_workers(job, listeners, stop),
     )
     try:
         manifests = [run.run(session) for run in runs]

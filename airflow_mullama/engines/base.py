@@ -26,6 +26,8 @@ class EngineSettings:
         require_gpu: refuse to start where layers are to go to a GPU and none is seen.
         row_timeout: seconds one row may take.
         scratch: a folder that only this user may enter and that is gone when the worker is.
+        rows: of the largest partition, where it is known: more are never in work at once.
+        workers: how many workers of the task share the machine.
     """
 
     task: Literal["generate", "embed"]
@@ -36,6 +38,8 @@ class EngineSettings:
     require_gpu: bool = False
     row_timeout: float | None = None
     scratch: str | None = None
+    rows: int | None = None
+    workers: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """As the worker receives it."""

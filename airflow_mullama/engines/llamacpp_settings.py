@@ -91,16 +91,16 @@ def choose_settings(
     n_gpu_layers = _gpu_layers(settings, gpus, notes)
     on_gpu = bool(gpus and n_gpu_layers)
     n_ctx = _row_context(settings, header, notes)
-    workers = int(options.get("n_workers") or 1)
-    n_threads, threads_reason = _threads(options, workers)
+    n_threads, threads_reason = _threads(options, settings.workers)
     if settings.task == "embed":
         n_parallel, slots_reason = _slots_of_embedding(options, on_gpu)
         n_ubatch = _ubatch_of_embedding(settings, header, n_ctx)
         n_batch = max(options.get("n_batch") or 0, n_ubatch)
         calls, rows_per_call = EMBED_CALLS, max(EMBED_ROWS_PER_CALL, n_parallel)
     else:
-        memory = Memory.of(devices, n_gpu_layers, header, model_bytes, 1 if on_gpu else workers)
-        n_parallel, slots_reason = _slots_of_generation(options, header, n_ctx, memory, notes)
+        # Each worker sees only its own GPU.
+        memory = Memory.of(devices, n_gpu_layers, header, model_bytes, 1 if on_gpu else settings.workers)
+        n_parallel, slots_reason = _slots_of_generation(settings, header, n_ctx, memory, notes)
         n_batch = options.get("n_batch") or DEFAULT_N_BATCH
         n_ubatch = min(options.get("n_ubatch") or DEFAULT_N_UBATCH, n_batch)
         calls, rows_per_call = n_parallel, 1
@@ -174,22 +174,28 @@ def _tokens_per_call(settings: EngineSettings, on_gpu: bool) -> int | None:
 
 
 def _slots_of_generation(
-    options: Mapping[str, Any], header: GgufHeader, n_ctx: int, memory: Memory, notes: list[str]
+    settings: EngineSettings, header: GgufHeader, n_ctx: int, memory: Memory, notes: list[str]
 ) -> tuple[int, str]:
-    asked = options.get("n_parallel")
-    slot_bytes = kv_bytes_per_token(header, options) * n_ctx
+    asked = settings.options.get("n_parallel")
+    slot_bytes = kv_bytes_per_token(header, settings.options) * n_ctx
+    # Slots beyond the rows would only take memory.
+    rows = DEFAULT_N_PARALLEL if settings.rows is None else max(1, -(-settings.rows // settings.workers))
+    wanted = int(asked or min(DEFAULT_N_PARALLEL, rows))
+    few = f" (for {settings.rows} rows)" if not asked and wanted < DEFAULT_N_PARALLEL else ""
     if memory.for_context is None or not slot_bytes:
-        return int(asked or DEFAULT_N_PARALLEL), ""
+        return wanted, few
     fitting = memory.for_context // slot_bytes
-    slots = int(asked) if asked else int(max(1, min(DEFAULT_N_PARALLEL, fitting)))
+    slots = wanted if asked else int(max(1, min(wanted, fitting)))
     sizes = (
         f"each row's {n_ctx} tokens of context take {slot_bytes / 1e6:,.0f} MB, and {memory.free / 1e9:.1f} GB are "
         f"free for them and {memory.weights / 1e9:.1f} GB of weights"
     )
     if slots > fitting:
         notes.append(f"memory may not suffice for n_parallel {slots}: {sizes}; a smaller n_ctx needs less")
-    elif slots < DEFAULT_N_PARALLEL and not asked:
-        notes.append(f"n_parallel is {slots} instead of {DEFAULT_N_PARALLEL}: {sizes}; a smaller n_ctx allows more")
+    elif slots < wanted:
+        notes.append(f"n_parallel is {slots} instead of {wanted}: {sizes}; a smaller n_ctx allows more")
+    elif few:
+        return slots, few
     return slots, f" ({slots * slot_bytes / 1e9:.1f} of {memory.free / 1e9:.1f} GB free)"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from airflow_mullama.engines.base import EngineSettings
 from airflow_mullama.engines.options import Check, Whole
+from airflow_mullama.engines.resources import usable_cores
 from airflow_mullama.errors import GpuNotAvailableError
 from airflow_mullama.models.gguf_header import GgufHeader
 
@@ -69,15 +69,14 @@ def choose_settings(settings: EngineSettings, header: GgufHeader, *, sees_gpu: b
         n_ctx=n_ctx,
         n_batch=int(options.get("n_batch") or DEFAULT_N_BATCH),
         n_gpu_layers=_gpu_layers(settings, sees_gpu, notes),
-        n_threads=int(options.get("n_threads") or _share_of_cores(int(options.get("n_workers") or 1))),
+        n_threads=int(options.get("n_threads") or _share_of_cores(settings.workers)),
         notes=tuple(notes),
     )
 
 
-def _share_of_cores(n_workers: int) -> int:
+def _share_of_cores(workers: int) -> int:
     # One core is left to everything else: llama.cpp's threads wait for each other by spinning.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, (cores - 1) // n_workers)
+    return max(1, (usable_cores() - 1) // workers)
 
 
 def _gpu_layers(settings: EngineSettings, sees_gpu: bool, notes: list[str]) -> int:

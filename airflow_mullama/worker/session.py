@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
 from airflow_mullama.gpus import GpuLease
@@ -94,6 +94,7 @@ class EngineSession:
             self._lease = self._take_lease()
             self.waited_seconds = self._lease.waited_seconds
             self.seats = [Seat(number, environment) for number, environment in enumerate(self._lease.environments)]
+            self._settings = replace(self._settings, workers=len(self.seats))
         present = sum(seat.worker is not None for seat in self.seats)
         started = False
         # Those that are needed first, so that they count.

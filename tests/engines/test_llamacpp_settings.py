@@ -42,9 +42,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def choose(
-    metadata: dict[str, Any], *devices: dict[str, Any], task: Any = "generate", model_gb: float = 5, **options: Any
+    metadata: dict[str, Any],
+    *devices: dict[str, Any],
+    task: Any = "generate",
+    model_gb: float = 5,
+    rows: int | None = None,
+    workers: int = 1,
+    **options: Any,
 ) -> ServerSettings:
-    settings = EngineSettings(task=task, model="m.gguf", options=options, settings={})
+    settings = EngineSettings(task=task, model="m.gguf", options=options, settings={}, rows=rows, workers=workers)
     return choose_settings(settings, GgufHeader(metadata), devices or (CPU,), int(model_gb * GB))
 
 
@@ -91,10 +97,21 @@ def test_a_model_whose_header_says_nothing_gets_the_default() -> None:
 
 
 def test_workers_share_cores_and_the_memory_of_a_cpu() -> None:
-    chosen = choose(DECODER, n_workers=2)
+    chosen = choose(DECODER, workers=2)
     assert chosen.n_threads == 3
     assert chosen.n_parallel == 3  # (8 * 0.85 - 5) / 0.537
-    assert choose(DECODER, CPU, gpu(24), n_workers=2).n_parallel == 16
+    assert choose(DECODER, CPU, gpu(24), workers=2).n_parallel == 16
+
+
+def test_there_are_no_more_slots_than_rows() -> None:
+    assert choose(DECODER, CPU, gpu(24), rows=3).n_parallel == 3
+    assert choose(DECODER, CPU, gpu(24), rows=0).n_parallel == 1
+    assert choose(DECODER, CPU, gpu(24), rows=1_000_000).n_parallel == 16
+    assert choose(DECODER, CPU, gpu(24), rows=9, workers=2).n_parallel == 5
+    assert choose(DECODER, CPU, gpu(24), rows=3, n_parallel=8).n_parallel == 8
+    assert "n_parallel is 1 instead of 3" in choose(DECODER, CPU, gpu(7), rows=3).notes[0]
+    assert choose(DECODER, CPU, gpu(24), rows=3).words.startswith("n_parallel 3 (for 3 rows), ")
+    assert choose(DECODER, CPU, gpu(24), rows=3).notes == ()
 
 
 def test_an_encoder_reads_all_its_positions_at_once() -> None:

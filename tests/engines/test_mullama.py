@@ -214,11 +214,11 @@ class TestBeforeTheRun:
 
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(9)))
 
-        def threads(**options: int) -> int:
-            settings = EngineSettings(task="generate", model="m", options=options, settings={})
+        def threads(workers: int = 1, **options: int) -> int:
+            settings = EngineSettings(task="generate", model="m", options=options, settings={}, workers=workers)
             return choose_settings(settings, GgufHeader(), sees_gpu=False).n_threads
 
-        assert (threads(), threads(n_workers=4), threads(n_workers=20), threads(n_threads=3)) == (8, 2, 1, 3)
+        assert (threads(), threads(workers=4), threads(workers=20), threads(n_threads=3)) == (8, 2, 1, 3)
 
     def test_a_model_without_weights_is_refused(self, tmp_path: Path) -> None:
         model = write_tiny_gguf(tmp_path / "m.gguf", vocabulary_only=True)
