@@ -118,21 +118,23 @@ class Duplicates:
         Returns:
             What the rows get that waited for these.
         """
-        may_pass = pc.is_in(outcomes.column("error_type"), _RETRYABLE).to_pylist()
+        error_type = outcomes.column("error_type")
+        any_error = error_type.null_count < outcomes.num_rows
+        may_pass = pc.is_in(error_type, _RETRYABLE).to_pylist() if any_error else [False] * outcomes.num_rows
         copied: list[tuple[int, Place]] = []
         segment = self._segments[-1]
         first = segment.add(outcomes)
-        for number, row in enumerate(outcomes.column("row").to_pylist()):
+        for number, row in enumerate(outcomes.column("row").to_pylist(), first):
             text = self._texts.pop(row, None)
             if text is None:
                 continue  # a row that has no request
             if self._asked.get(text) == row:
                 del self._asked[text]
-            followers = self._waiting.pop(row, None) or []
-            self.waiting_rows -= len(followers)
-            place = (segment, first + number)
-            copied.extend((follower, place) for follower in followers)
-            if not may_pass[number] and text not in self._known:
+            place = (segment, number)
+            if self._waiting and (followers := self._waiting.pop(row, None)):
+                self.waiting_rows -= len(followers)
+                copied.extend((follower, place) for follower in followers)
+            if not may_pass[number - first] and text not in self._known:
                 self._known[text] = place
                 segment.texts.append(text)
                 segment.bytes += sys.getsizeof(text)
