@@ -29,7 +29,7 @@ class TaskListener(LogListener):
     def __init__(self, context: Any, inputs: str | Sequence[str] = "") -> None:
         self._store = task_state_store(context)
         self._task_instance = context.get("ti")
-        self._inputs = [] if isinstance(inputs, str) else list(inputs)
+        self._inputs = list(inputs) if isinstance(inputs, (list, tuple)) else []
         self._broken = False
 
     def progress(self, snapshot: Snapshot) -> None:

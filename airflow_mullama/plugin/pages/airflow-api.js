@@ -1,0 +1,119 @@
+// Reading Airflow's REST API with the session of whoever looks: Airflow decides what they may see.
+
+import { apiAddress, instancePath, instancesPath, runPath } from "./address.js";
+
+export class Refused extends Error {
+  constructor(status, detail) {
+    super(`Airflow answered ${status}`);
+    this.status = status;
+    this.detail = detail;
+  }
+}
+
+export async function read(path, parameters) {
+  const answer = await fetch(apiAddress(path, parameters), { headers: { Accept: "application/json" } });
+  if (!answer.ok) {
+    const body = await answer.json().catch(() => ({}));
+    throw new Refused(answer.status, typeof body.detail === "string" ? body.detail : "");
+  }
+  return answer.json();
+}
+
+async function unlessMissing(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return undefined;
+    throw error;
+  }
+}
+
+export function taskInstance(ids) {
+  const path = instancePath(ids);
+  return read(ids.mapIndex >= 0 ? `${path}/${ids.mapIndex}` : path);
+}
+
+// An object that a task left under a key, or undefined.
+export async function xcom(ids, key) {
+  const entry = await unlessMissing(
+    read(`${instancePath(ids)}/xcomEntries/${encodeURIComponent(key)}`, {
+      map_index: ids.mapIndex,
+      deserialize: false,
+      stringify: false,
+    }),
+  );
+  return asObject(entry?.value);
+}
+
+function asObject(value) {
+  if (typeof value !== "string") return value ?? undefined;
+  try {
+    return JSON.parse(value);
+  } catch {
+    return value;
+  }
+}
+
+// What a running task last said of itself, unless an earlier attempt did.
+export async function progress(ids, instance) {
+  const started = Date.parse(instance.start_date ?? "");
+  const path = `${instancePath(ids)}/state-store/progress`;
+  // Airflow 3.3 and newer; before that there is no such address, and the numbers are an XCom.
+  const entry = await unlessMissing(read(path, { map_index: ids.mapIndex }));
+  if (entry === undefined) return xcom(ids, "progress");
+  return Date.parse(entry.updated_at) < started ? undefined : { ...entry.value, updated_at: entry.updated_at };
+}
+
+export async function extraLinks(ids) {
+  const links = await unlessMissing(read(`${instancePath(ids)}/links`, { map_index: ids.mapIndex }));
+  return Object.keys(links?.extra_links ?? {});
+}
+
+const PAGE = 100;
+const MOST_PAGES = 50;
+
+// All task instances of a run, or of one task of it.
+export async function taskInstances(ids) {
+  const found = [];
+  for (let page = 0; page < MOST_PAGES; page += 1) {
+    const answer = ids.task
+      ? await read(`${instancePath(ids)}/listMapped`, { limit: PAGE, offset: found.length, order_by: "map_index" })
+      : await read(instancesPath(ids), { limit: PAGE, offset: found.length });
+    found.push(...answer.task_instances);
+    if (answer.task_instances.length === 0 || found.length >= answer.total_entries) break;
+  }
+  return found;
+}
+
+export async function tasksOf(ids) {
+  return (await read(`dags/${encodeURIComponent(ids.dag)}/tasks`)).tasks;
+}
+
+export function dagRun(ids) {
+  return read(runPath(ids));
+}
+
+let contract;
+
+export function rowContract() {
+  contract ??= fetch(new URL("./row-contract.json", document.baseURI)).then((answer) => {
+    if (!answer.ok) throw new Refused(answer.status, "");
+    return answer.json();
+  });
+  return contract;
+}
+
+// A few at a time: a run may have a thousand tasks, and Airflow other things to do.
+export async function inTurns(items, work, atOnce = 6) {
+  const results = new Array(items.length);
+  let next = 0;
+  const one = async () => {
+    while (next < items.length) {
+      const index = next;
+      next += 1;
+      results[index] = await work(items[index]);
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, one));
+  return results;
+}
