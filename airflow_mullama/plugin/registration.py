@@ -41,8 +41,8 @@ class MullamaPlugin(AirflowPlugin):
     """The tabs of a task instance and of a run."""
 
     name = "mullama"
-    fastapi_apps: ClassVar[list[Any]] = [{"name": "Mullama", "app": LazyApplication(), "url_prefix": URL_PREFIX}]
-    external_views: ClassVar[list[Any]] = [
+    fastapi_apps: ClassVar[list[Any]] = [{"name": "Mullama", "app": LazyApplication(), "url_prefix": URL_PREFIX}]  # type: ignore[misc]
+    external_views: ClassVar[list[Any]] = [  # type: ignore[misc]
         _tab(
             "task_instance",
             TASK_ROUTE,

@@ -2,6 +2,9 @@
 
 import { apiAddress, instancePath, instancesPath, runPath } from "./address.js";
 
+const PAGE = 100;
+const MOST_PAGES = 50;
+
 export class Refused extends Error {
   constructor(status, detail) {
     super(`Airflow answered ${status}`);
@@ -33,16 +36,32 @@ export function taskInstance(ids) {
   return read(ids.mapIndex >= 0 ? `${path}/${ids.mapIndex}` : path);
 }
 
-// An object that a task left under a key, or undefined.
+// The value that a task left under a key, or undefined.
 export async function xcom(ids, key) {
+  const address = `${instancePath(ids)}/xcomEntries/${encodeURIComponent(key)}`;
+  // The value as it was left, and no text of it.
   const entry = await unlessMissing(
-    read(`${instancePath(ids)}/xcomEntries/${encodeURIComponent(key)}`, {
-      map_index: ids.mapIndex,
-      deserialize: false,
-      stringify: false,
-    }),
+    read(address, { map_index: ids.mapIndex, deserialize: false, stringify: false }),
   );
   return asObject(entry?.value);
+}
+
+// The keys under which a task left something: a list of them brings no values.
+export async function xcomKeys(ids) {
+  const answer = await read(`${instancePath(ids)}/xcomEntries`, { map_index: ids.mapIndex, limit: PAGE });
+  return new Set(answer.xcom_entries.map((entry) => entry.key));
+}
+
+// Which task instances of a run left something under a key, as `task/index`.
+export async function instancesWithXcom(ids, key) {
+  const found = [];
+  for (let page = 0; page < MOST_PAGES; page += 1) {
+    const parameters = { xcom_key: key, limit: PAGE, offset: found.length };
+    const answer = await read(`${runPath(ids)}/taskInstances/~/xcomEntries`, parameters);
+    found.push(...answer.xcom_entries);
+    if (answer.xcom_entries.length === 0 || found.length >= answer.total_entries) break;
+  }
+  return new Set(found.map((entry) => `${entry.task_id}/${entry.map_index}`));
 }
 
 function asObject(value) {
@@ -54,23 +73,28 @@ function asObject(value) {
   }
 }
 
-// What a running task last said of itself, unless an earlier attempt did.
+// Airflow 3.3 and newer have a store for a task's state; before that a task's numbers are an XCom.
+let hasStateStore = true;
+
+// What a task last said of itself, unless an earlier attempt did.
 export async function progress(ids, instance) {
-  const started = Date.parse(instance.start_date ?? "");
-  const path = `${instancePath(ids)}/state-store/progress`;
-  // Airflow 3.3 and newer; before that there is no such address, and the numbers are an XCom.
-  const entry = await unlessMissing(read(path, { map_index: ids.mapIndex }));
-  if (entry === undefined) return xcom(ids, "progress");
-  return Date.parse(entry.updated_at) < started ? undefined : { ...entry.value, updated_at: entry.updated_at };
+  if (hasStateStore) {
+    const path = `${instancePath(ids)}/state-store`;
+    const answer = await unlessMissing(read(path, { map_index: ids.mapIndex, limit: PAGE }));
+    if (answer !== undefined) {
+      const entry = answer.task_state_store.find(({ key }) => key === "progress");
+      const old = Date.parse(entry?.updated_at) < Date.parse(instance.start_date);
+      return entry && !old ? { ...entry.value, updated_at: entry.updated_at } : undefined;
+    }
+    hasStateStore = false;
+  }
+  return (await xcomKeys(ids)).has("progress") ? xcom(ids, "progress") : undefined;
 }
 
 export async function extraLinks(ids) {
   const links = await unlessMissing(read(`${instancePath(ids)}/links`, { map_index: ids.mapIndex }));
   return Object.keys(links?.extra_links ?? {});
 }
-
-const PAGE = 100;
-const MOST_PAGES = 50;
 
 // All task instances of a run, or of one task of it.
 export async function taskInstances(ids) {
@@ -83,14 +107,6 @@ export async function taskInstances(ids) {
     if (answer.task_instances.length === 0 || found.length >= answer.total_entries) break;
   }
   return found;
-}
-
-export async function tasksOf(ids) {
-  return (await read(`dags/${encodeURIComponent(ids.dag)}/tasks`)).tasks;
-}
-
-export function dagRun(ids) {
-  return read(runPath(ids));
 }
 
 let contract;

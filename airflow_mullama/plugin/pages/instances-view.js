@@ -20,7 +20,7 @@ const accounts = new Map(); // by instance and attempt: what ended does not chan
 let readUpTo = READ_AT_ONCE;
 let subclasses; // task ids of ours that their operator's name does not tell
 
-// Returns { instances, ours, left: Map(instance -> manifest or progress) }.
+// Returns { instances, ours, left: Map(instance -> { manifest } or { progress }) }.
 export async function lookAtInstances(ids) {
   const instances = await airflow.taskInstances(ids);
   const mine = await ourTasks(ids, instances);
@@ -30,8 +30,13 @@ export async function lookAtInstances(ids) {
     (one, other) => one.task_id.localeCompare(other.task_id) || one.map_index - other.map_index,
   );
   const left = new Map();
-  await airflow.inTurns(ours.slice(0, readUpTo), async (one) => {
-    const found = await accountOf(ids, one);
+  const read = ours.slice(0, readUpTo);
+  // A task over its error budget left its manifest under another key, and one that failed otherwise none.
+  const anyFailed = read.some((one) => one.state === "failed");
+  const overBudget = anyFailed ? await airflow.instancesWithXcom(ids, "manifest") : new Set();
+  await airflow.inTurns(read, async (one) => {
+    const key = overBudget.has(`${one.task_id}/${one.map_index}`) ? "manifest" : "return_value";
+    const found = await accountOf(ids, one, key);
     if (found !== undefined) left.set(one, found);
   });
   return { instances, ours, left };
@@ -61,17 +66,17 @@ function idsOf(ids, instance) {
   return { ...ids, task: instance.task_id, mapIndex: instance.map_index };
 }
 
-async function accountOf(ids, instance) {
+async function accountOf(ids, instance, xcomKey) {
   const own = idsOf(ids, instance);
   if (instance.state === "running") {
     const progress = await airflow.progress(own, instance);
     return isProgress(progress) ? { progress } : undefined;
   }
-  if (!instance.start_date || !isFinal(instance.state)) return undefined;
-  const key = `${instance.task_id}/${instance.map_index}/${instance.try_number}/${instance.state}`;
+  const ended = instance.state === "success" || (instance.state === "failed" && xcomKey === "manifest");
+  if (!ended) return undefined;
+  const key = `${instance.task_id}/${instance.map_index}/${instance.try_number}/${instance.end_date}`;
   if (!accounts.has(key)) {
-    const returned = await airflow.xcom(own, "return_value");
-    const manifest = isManifest(returned) ? returned : await airflow.xcom(own, "manifest");
+    const manifest = await airflow.xcom(own, xcomKey);
     accounts.set(key, isManifest(manifest) ? { manifest } : undefined);
   }
   return accounts.get(key);

@@ -58,7 +58,7 @@ function speedCard(manifest) {
     ["Rows", done ? rate(manifest.rows_per_second, "rows/s") : undefined],
     ["Tokens", done ? rate(manifest.tokens_per_second, "tok/s") : undefined],
     ["Prompt tokens", count(manifest.prompt_tokens)],
-    ["… not evaluated again", manifest.cached_prompt_tokens ? count(manifest.cached_prompt_tokens) : undefined],
+    ["… evaluated before", manifest.cached_prompt_tokens ? count(manifest.cached_prompt_tokens) : undefined],
     ["Answer tokens", manifest.completion_tokens ? count(manifest.completion_tokens) : undefined],
     ["Read", bytes(manifest.bytes_in)],
     ["Written", bytes(manifest.bytes_out)],
@@ -139,7 +139,7 @@ function whatCard(manifest) {
       ["Ended", time(manifest.ended_at)],
       ["Model’s SHA-256", hash(manifest.model_sha256)],
       ["Fingerprint", hash(manifest.fingerprint)],
-      ["… without the input", hash(manifest.request_fingerprint)],
+      ["Request fingerprint", hash(manifest.request_fingerprint)],
       ["airflow-mullama", manifest.package_version],
     ]),
   );

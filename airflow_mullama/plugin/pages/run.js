@@ -16,7 +16,7 @@ const ids = { dag, run, mapIndex: -1 };
 async function look() {
   const seen = await lookAtInstances(ids);
   replaceContent(
-    seen.ours.length ? await instancesView(ids, seen) : [sentence("No task of this run is one of Mullama’s.")],
+    seen.ours.length ? await instancesView(ids, seen) : [sentence("No task of this run uses Mullama, so there is nothing to show here.")],
   );
   return seen.ours.some((one) => !isFinal(one.state));
 }

@@ -13,14 +13,15 @@ import { explain, mayPass } from "./refusals.js";
 import { followTheme } from "./theme.js";
 
 const EVERY_MS = 3000;
-const FOREIGN = "This task is none of Mullama’s, so there is nothing to show here.";
+const FOREIGN = "This task does not use Mullama, so there is nothing to show here.";
 
 const ids = idsFromQuery(window.location.search);
 let ours; // whether the task is one of ours; not known at first
 
 // What the task left when it ended, whatever became of it.
 async function account() {
-  for (const key of ["return_value", "manifest", "summary"]) {
+  const keys = await airflow.xcomKeys(ids);
+  for (const key of ["return_value", "manifest", "summary"].filter((one) => keys.has(one))) {
     const value = await airflow.xcom(ids, key);
     if (isManifest(value) || isSummary(value)) return value;
   }
@@ -35,8 +36,7 @@ async function isOurs(instance) {
 async function look() {
   const instance = await foundInstance();
   if (instance === undefined) return lookAtMapped();
-  const running = instance.state === "running";
-  const left = running ? undefined : await account();
+  const left = instance.state === "running" ? undefined : await account();
   if (left === undefined) ours ??= await isOurs(instance);
   if (left === undefined && !ours) {
     replaceContent([sentence(FOREIGN)]);

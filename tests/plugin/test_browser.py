@@ -1,0 +1,420 @@
+"""The tab in a real browser, inside the UI of a real Airflow that has run real tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from airflow_mullama.demo.airflow_client import TaskInstance
+from airflow_mullama.demo.airflow_environment import HOST, airflow_environment
+from airflow_mullama.demo.airflow_server import AirflowServer, free_port
+from airflow_mullama.plugin.routes import RUN_ROUTE, TASK_ROUTE, task_tab
+from tests.plugin.test_registration import has_entry_point
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven with Playwright")
+expect = playwright_api.expect
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason=f"there is no browser: one of {', '.join(BROWSERS)}"),
+    pytest.mark.skipif(not has_entry_point(), reason="Airflow finds plugins that are installed (make test)"),
+]
+
+DAG, SLOW_DAG = "mullama_tab", "mullama_slow_tab"
+RUN = "manual__2026-11-23T10:00:00+00:00"
+READER, PASSWORD = "reader", "a password"
+BASE_PATH = "/team/airflow"
+WAIT_MS = 60_000
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Airflow's own page gives the frame of every plugin both rights.
+NOT_OURS = "can escape its sandboxing"
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, write_table: Callable[..., None]) -> Path:
+    lake = tmp_path_factory.mktemp("tab") / "lake"
+    for day, rows in ((1, 100), (2, 60), (3, 1440)):
+        texts = [None if row == 7 else f"ticket number {row}" for row in range(rows)]
+        write_table(lake / f"ds={day}" / "rows.parquet", pa.table({"id": range(rows), "text": texts}))
+    return lake
+
+
+@pytest.fixture(scope="module")
+def write_table() -> Callable[..., None]:
+    import pyarrow.parquet as pq
+
+    def write(path: Path, table: pa.Table) -> None:
+        path.parent.mkdir(parents=True)
+        pq.write_table(table, path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def airflow(lake: Path) -> Iterator[AirflowServer]:
+    """An Airflow in which everybody is an administrator, whose tasks have run; a slow one still does."""
+    server = AirflowServer(
+        lake.parent / "home",
+        dags=Path(__file__).parent / "dags",
+        environment={"AIRFLOW_MULLAMA_TEST_LAKE": str(lake)},
+        parallelism=4,
+    )
+    with server:
+        server.wait_for_dags([DAG, SLOW_DAG])
+        server.client.trigger(DAG, RUN)
+        server.client.trigger(SLOW_DAG, RUN)
+        yield server
+        server.client.fail_unfinished_runs()
+
+
+@pytest.fixture(scope="module")
+def strict_airflow(airflow: AirflowServer, lake: Path) -> Iterator[str]:
+    """A second API server of the same Airflow: it wants a password, and its base URL has a path. The URL."""
+    port = free_port()
+    url = f"http://{HOST}:{port}{BASE_PATH}"
+    passwords = lake.parent / "passwords.json"
+    passwords.write_text(json.dumps({READER: PASSWORD}))
+    settings = {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{READER}:viewer",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW_MULLAMA_TEST_LAKE": str(lake),
+    }
+    environment = airflow_environment(
+        airflow.home, dags=Path(__file__).parent / "dags", url=url, parallelism=1, further=settings
+    )
+    command = [sys.executable, "-m", "airflow", "api-server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    with (lake.parent / "strict.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def instances(
+    airflow: AirflowServer, strict_airflow: str, patiently: Callable[..., Any]
+) -> dict[tuple[str, int], TaskInstance]:
+    """The task instances of the finished run, by task and index."""
+    patiently(lambda: airflow.client.run_state(DAG, RUN) in ("success", "failed"))
+    found = {(one.task_id, one.map_index): one for one in airflow.client.task_instances(DAG, RUN)}
+    assert {task for (task, _), one in found.items() if one.state != "success"} == {"over_budget"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def patiently() -> Callable[..., Any]:
+    def wait(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+        pause = threading.Event()
+        for _ in range(int(seconds / 0.2)):
+            try:
+                if value := condition():
+                    return value
+            except (OSError, ValueError):
+                pass
+            pause.wait(0.2)
+        return pytest.fail(f"it did not come about within {seconds:g} s")
+
+    return wait
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *root])
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """One page of the browser, with whatever its console complained of."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        page.set_default_timeout(WAIT_MS)
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: self.complaints.append(f"a dialog: {dialog.message}"))
+
+    def _note(self, message: Any) -> None:
+        if message.type in ("error", "warning") and NOT_OURS not in message.text:
+            self.complaints.append(f"{message.text} {message.location.get('url')}")
+
+    def open(self, address: str) -> Any:
+        """Go to a page of Airflow's UI that has our tab open; its frame."""
+        self.page.goto(address)
+        return self.frame()
+
+    def frame(self) -> Any:
+        frame = self.page.frame_locator("iframe[title=Mullama]")
+        frame.locator("main:not([aria-busy])").wait_for()
+        return frame
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Tab]:
+    context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(WAIT_MS)
+    tab = Tab(context.new_page())
+    yield tab
+    context.close()
+    assert tab.complaints == []
+
+
+expect.set_options(timeout=WAIT_MS)
+
+
+def address(airflow: AirflowServer, task: str, map_index: int = -1, dag: str = DAG) -> str:
+    return f"{airflow.url}/{task_tab(dag, RUN, task, map_index)}"
+
+
+def run_address(airflow: AirflowServer, dag: str = DAG) -> str:
+    return f"{airflow.url}/dags/{dag}/runs/{quote(RUN, safe='')}/plugin/{RUN_ROUTE}"
+
+
+def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Tab, patiently: Callable[..., Any]) -> None:
+    patiently(lambda: airflow.client.task_instances(SLOW_DAG, RUN)[0].state == "running")
+    frame = tab.open(address(airflow, "slow", dag=SLOW_DAG))
+    bar = frame.get_by_role("progressbar", name="Rows done")
+    expect(bar).to_have_attribute("aria-valuemax", "1440")
+    expect(frame.get_by_text("Input 1 of 2:")).to_be_visible()
+    expect(frame.get_by_text("rows/s")).to_be_visible()
+    first = int(bar.get_attribute("aria-valuenow"))
+    # It is asked for again by itself.
+    expect(bar).not_to_have_attribute("aria-valuenow", str(first))
+    assert int(bar.get_attribute("aria-valuenow")) > first > 0
+    frame = tab.open(run_address(airflow, SLOW_DAG))
+    expect(frame.get_by_role("progressbar", name="Rows done by slow")).to_be_visible()
+    expect(frame.get_by_text("1 task instance running")).to_be_visible()
+
+
+def test_a_finished_task_shows_its_manifest(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    manifest = airflow.client.xcom(DAG, RUN, instances["finished", -1])
+    frame = tab.open(address(airflow, "finished"))
+    expect(frame.locator("#rows")).to_have_text(str(manifest["rows"]))
+    counts = manifest["status_counts"]
+    assert (counts["success"], counts["failed"], counts["skipped"]) == (154, 4, 2)
+    expect(frame.get_by_role("img", name="Rows by status: 154 success, 4 failed, 2 skipped")).to_be_visible()
+    errors = frame.get_by_role("table", name="Errors by type").locator("tbody tr")
+    assert [" ".join(row.split()) for row in errors.all_inner_texts()] == [
+        "engine_error The engine could not compute the row. yes, at the next run 4 2.5 %",
+        "null_input The input is null: nothing was asked. no 2 1.2 %",
+    ]
+    expect(frame.get_by_text("4 failed (2.5 %)")).to_be_visible()
+    expect(frame.get_by_text(manifest["request_fingerprint"])).to_be_visible()
+    assert json.loads(frame.locator("details pre").text_content()) == manifest
+    expect(frame.get_by_text("GMT+1").first).to_be_visible()
+    partitions = frame.get_by_role("table", name="Partitions")
+    sort = partitions.get_by_role("button", name="Rows", exact=True)
+    for order, rows in (("descending", ["100", "60"]), ("ascending", ["60", "100"])):
+        sort.press("Enter")
+        expect(partitions.get_by_role("columnheader", name="Rows", exact=False).first).to_have_attribute(
+            "aria-sort", order
+        )
+        assert partitions.locator("tbody td:nth-child(2)").all_inner_texts() == rows
+
+
+def test_its_query_finds_the_failed_rows_and_what_looks_like_markup_is_text(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(address(airflow, "finished"))
+    query = frame.locator("#query").inner_text()
+    assert "it''s <img src=x onerror=alert(1)> [[]a] 100%" in query
+    found = duckdb.sql(query).fetchall()
+    assert [(error_type, rows) for error_type, _, rows in found] == [("engine_error", 2), ("engine_error", 2)]
+    expect(frame.get_by_text("it's <img src=x onerror=alert(1)> [a] 100%").first).to_be_visible()
+    assert frame.locator("img").count() == 0
+    tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    frame.get_by_role("button", name="Copy the query").click()
+    expect(frame.get_by_role("button", name="Copy the query")).to_have_text("Copied")
+    assert tab.page.evaluate("navigator.clipboard.readText()") == query
+
+
+def test_a_task_over_its_error_budget_shows_what_it_left(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(address(airflow, "over_budget"))
+    expect(frame.get_by_text("4 failed (4 %)")).to_be_visible()
+    expect(frame.locator(".state")).to_have_text("failed")
+    assert duckdb.sql(frame.locator("#query").inner_text()).fetchall()[0][0] == "engine_error"
+
+
+@pytest.mark.parametrize(("map_index", "name", "rows"), [(0, "mapped [ds=1]", "100"), (2, "mapped [ds=3]", "1,440")])
+def test_each_mapped_instance_has_its_own_numbers(
+    airflow: AirflowServer,
+    instances: dict[tuple[str, int], TaskInstance],
+    tab: Tab,
+    map_index: int,
+    name: str,
+    rows: str,
+) -> None:
+    frame = tab.open(address(airflow, "mapped", map_index))
+    expect(frame.get_by_role("heading", name=name)).to_be_visible()
+    expect(frame.locator("#rows")).to_have_text(rows)
+    expect(frame.get_by_text("none failed")).to_be_visible()
+
+
+def test_a_mapped_task_without_an_index_shows_its_instances(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    tab.page.goto(f"{airflow.url}/mullama/task?dag={DAG}&run={RUN}&task=mapped&map_index={{MAP_INDEX}}")
+    rows = tab.page.get_by_role("table", name="Task instances").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(tab.page.locator("#rows")).to_have_text("1,600")
+    # Airflow refuses a mapped task that is named without an index, and the browser notes that.
+    tab.complaints = [one for one in tab.complaints if "404" not in one]
+
+
+def test_the_summary_shows_the_whole(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(address(airflow, "summary"))
+    expect(frame.locator("#rows")).to_have_text("1,600")
+    expect(frame.get_by_role("heading", name="Tasks before this one")).to_be_visible()
+
+
+def test_a_subclass_and_a_decorated_function_are_ours_too(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    for task in ("subclass", "decorated"):
+        frame = tab.open(address(airflow, task))
+        expect(frame.locator("#rows")).to_have_text("100")
+
+
+def test_somebody_elses_task_has_one_sentence(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(address(airflow, "foreign"))
+    expect(frame.locator("main")).to_have_text("This task does not use Mullama, so there is nothing to show here.")
+
+
+def test_a_run_adds_up_its_tasks_and_leads_to_each(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(run_address(airflow))
+    expect(frame.get_by_role("heading", name="7 task instances", exact=True)).to_be_visible()
+    expect(frame.locator("#rows")).to_have_text("2,060")
+    expect(frame.get_by_text("8 failed (0.3 %)")).to_be_visible()
+    table = frame.get_by_role("table", name="Task instances")
+    assert [text.split("\t")[0] for text in table.locator("tbody tr").all_inner_texts()] == [
+        "decorated",
+        "finished",
+        "mapped [ds=1]",
+        "mapped [ds=2]",
+        "mapped [ds=3]",
+        "over_budget",
+        "subclass",
+    ]
+    table.get_by_role("link", name="mapped [ds=2]").click()
+    tab.page.wait_for_url(f"**/tasks/mapped/mapped/1/plugin/{TASK_ROUTE}")
+    expect(tab.frame().locator("#rows")).to_have_text("60")
+
+
+def test_a_link_of_the_task_leads_to_its_tab(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    tab.page.goto(address(airflow, "mapped", 2).removesuffix(f"plugin/{TASK_ROUTE}") + "details")
+    link = tab.page.locator(f"a[href$='mapped/2/plugin/{TASK_ROUTE}']", has_text="Mullama").and_(
+        tab.page.locator("a[rel]")
+    )
+    link.click()
+    expect(tab.frame().locator("#rows")).to_have_text("1,440")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_is_as_dark_as_the_ui(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab, theme: str
+) -> None:
+    tab.page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+    frame = tab.open(address(airflow, "subclass"))
+    expect(frame.locator("html")).to_have_attribute("data-theme", theme)
+
+
+def test_it_follows_when_the_ui_changes(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    frame = tab.open(address(airflow, "subclass"))
+    for theme, other in (("dark", "light"), ("light", "dark")):
+        tab.page.evaluate(
+            "([theme, other]) => { const list = document.documentElement.classList; list.remove(other); list.add(theme) }",
+            [theme, other],
+        )
+        expect(frame.locator("html")).to_have_attribute("data-theme", theme)
+
+
+def test_it_fits_a_narrow_window(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+) -> None:
+    tab.page.set_viewport_size({"width": 700, "height": 900})
+    tab.page.goto(
+        f"{airflow.url}/mullama/task?dag={DAG}&run={quote(RUN, safe='')}&task=finished&map_index={{MAP_INDEX}}"
+    )
+    expect(tab.page.locator("#rows")).to_be_visible()
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_below_a_base_url_with_a_path_after_signing_in(
+    strict_airflow: str,
+    instances: dict[tuple[str, int], TaskInstance],
+    tab: Tab,
+    patiently: Callable[..., Any],
+) -> None:
+    health = f"{strict_airflow}/api/v2/monitor/health"
+    patiently(lambda: urllib.request.urlopen(health, timeout=5).status == 200)
+    # Nobody is signed in yet.
+    tab.page.goto(f"{strict_airflow}/mullama/task?dag={DAG}&run={quote(RUN, safe='')}&task=finished&map_index=x")
+    expect(tab.page.locator("main")).to_have_text(
+        "You are signed out of Airflow: sign in again, then come back to this tab."
+    )
+    assert all("401" in one for one in tab.complaints)
+    tab.page.goto(f"{strict_airflow}/auth/login")
+    tab.page.get_by_label("Username").fill(READER)
+    tab.page.locator("input[type=password]").fill(PASSWORD)
+    tab.page.locator("button[type=submit]").click()
+    tab.page.wait_for_url(lambda url: "/auth/" not in url)
+    tab.complaints.clear()  # of the page for signing in, which is Airflow's
+    frame = tab.open(f"{strict_airflow}/{task_tab(DAG, RUN, 'mapped', 2)}")
+    expect(frame.locator("#rows")).to_have_text("1,440")
+    tab.page.goto(f"{strict_airflow}/{task_tab(DAG, RUN, 'finished')}".removesuffix(f"plugin/{TASK_ROUTE}") + "details")
+    tab.page.locator(f"a[rel][href$='plugin/{TASK_ROUTE}']", has_text="Mullama").click()
+    tab.page.wait_for_url(f"{strict_airflow}/{task_tab(DAG, RUN, 'finished')}")
+    expect(tab.frame().locator("#rows")).to_have_text("160")
+    # The session ends while the tab is open.
+    tab.page.context.clear_cookies()
+    tab.page.goto(f"{strict_airflow}/mullama/run?dag={DAG}&run={quote(RUN, safe='')}")
+    expect(tab.page.locator("main")).to_contain_text("You are signed out of Airflow")
+    tab.complaints = [one for one in tab.complaints if "401" not in one]
