@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,16 +18,6 @@ from airflow_mullama.get_provider_info import get_provider_info
 from airflow_mullama.plugin.routes import task_tab
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def has_entry_point() -> bool:
-    try:
-        return any(one.group == "airflow.plugins" for one in distribution("airflow-mullama").entry_points)
-    except PackageNotFoundError:
-        return False
-
-
-installed = pytest.mark.skipif(not has_entry_point(), reason="Airflow finds plugins that are installed (make test)")
 
 
 def run_python(code: str, home: Path, **environment: str) -> Any:
@@ -72,7 +61,7 @@ print(json.dumps([infos, [error for error in errors if "ullama" in error]], defa
 """
 
 
-@installed
+@pytest.mark.usefixtures("installed_plugin")
 @pytest.mark.integration
 @pytest.mark.parametrize("lazily", ["True", "False"])
 def test_it_is_registered_once(tmp_path: Path, lazily: str) -> None:
@@ -89,7 +78,7 @@ def test_it_is_registered_once(tmp_path: Path, lazily: str) -> None:
         assert view["name"] == "Mullama"
 
 
-@installed
+@pytest.mark.usefixtures("installed_plugin")
 @pytest.mark.integration
 def test_a_task_finds_it_too(tmp_path: Path) -> None:
     code = (
