@@ -22,11 +22,11 @@ export async function read(path, parameters) {
   return answer.json();
 }
 
-async function unlessMissing(promise) {
+async function unlessMissing(promise, statuses = [404]) {
   try {
     return await promise;
   } catch (error) {
-    if (error instanceof Refused && error.status === 404) return undefined;
+    if (error instanceof Refused && statuses.includes(error.status)) return undefined;
     throw error;
   }
 }
@@ -80,7 +80,8 @@ let hasStateStore = true;
 export async function progress(ids, instance) {
   if (hasStateStore) {
     const path = `${instancePath(ids)}/state-store`;
-    const answer = await unlessMissing(read(path, { map_index: ids.mapIndex, limit: PAGE }));
+    // Without the store, the last part of this address is taken for a map index, which it cannot be.
+    const answer = await unlessMissing(read(path, { map_index: ids.mapIndex, limit: PAGE }), [404, 422]);
     if (answer !== undefined) {
       const entry = answer.task_state_store.find(({ key }) => key === "progress");
       const old = Date.parse(entry?.updated_at) < Date.parse(instance.start_date);
