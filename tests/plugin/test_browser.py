@@ -39,7 +39,7 @@ pytestmark = [
 
 DAG, SLOW_DAG = "mullama_tab", "mullama_slow_tab"
 RUN = "manual__2026-11-23T10:00:00+00:00"
-READER, PASSWORD = "reader", "a password"
+READER, OUTSIDER, PASSWORD = "reader", "outsider", "a password"
 BASE_PATH = "/team/airflow"
 WAIT_MS = 60_000
 FLAGS = [
@@ -88,10 +88,12 @@ def strict_airflow(airflow: AirflowServer, lake: Path) -> Iterator[str]:
     port = free_port()
     url = f"http://{HOST}:{port}{BASE_PATH}"
     passwords = lake.parent / "passwords.json"
-    passwords.write_text(json.dumps({READER: PASSWORD}))
+    passwords.write_text(json.dumps({READER: PASSWORD, OUTSIDER: PASSWORD}))
     settings = {
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{READER}:viewer",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{READER}:viewer,{OUTSIDER}:viewer",
+        "AIRFLOW__CORE__AUTH_MANAGER": "guarded_auth_manager.GuardedAuthManager",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW_MULLAMA_TEST_LAKE": str(lake),
     }
@@ -365,34 +367,50 @@ def test_it_fits_a_narrow_window(
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_below_a_base_url_with_a_path_after_signing_in(
-    strict_airflow: str,
-    instances: dict[tuple[str, int], TaskInstance],
-    tab: Tab,
-    patiently: Callable[..., Any],
-) -> None:
+def sign_in(url: str, user: str, tab: Tab) -> None:
+    tab.page.goto(f"{url}/auth/login")
+    tab.page.get_by_label("Username").fill(user)
+    tab.page.locator("input[type=password]").fill(PASSWORD)
+    tab.page.locator("button[type=submit]").click()
+    tab.page.wait_for_url(lambda address: "/auth/" not in address)
+    tab.complaints.clear()  # of the page for signing in, which is Airflow's
+
+
+@pytest.fixture
+def ready_strict_airflow(
+    strict_airflow: str, instances: dict[tuple[str, int], TaskInstance], patiently: Callable[..., Any]
+) -> str:
     health = f"{strict_airflow}/api/v2/monitor/health"
     patiently(lambda: urllib.request.urlopen(health, timeout=5).status == 200)
-    # Nobody is signed in yet.
-    tab.page.goto(f"{strict_airflow}/mullama/task?dag={DAG}&run={quote(RUN, safe='')}&task=finished&map_index=x")
+    return strict_airflow
+
+
+def test_it_works_below_a_base_url_with_a_path(ready_strict_airflow: str, tab: Tab) -> None:
+    url = ready_strict_airflow
+    sign_in(url, READER, tab)
+    frame = tab.open(f"{url}/{task_tab(DAG, RUN, 'mapped', 2)}")
+    expect(frame.locator("#rows")).to_have_text("1,440")
+    tab.page.goto(f"{url}/{task_tab(DAG, RUN, 'finished')}".removesuffix(f"plugin/{TASK_ROUTE}") + "details")
+    tab.page.locator(f"a[rel][href$='plugin/{TASK_ROUTE}']", has_text="Mullama").click()
+    tab.page.wait_for_url(f"{url}/{task_tab(DAG, RUN, 'finished')}")
+    expect(tab.frame().locator("#rows")).to_have_text("160")
+
+
+@pytest.mark.parametrize("page", ["task", "run"])
+def test_whoever_is_signed_out_is_told_so(ready_strict_airflow: str, tab: Tab, page: str) -> None:
+    tab.page.goto(f"{ready_strict_airflow}/mullama/{page}?dag={DAG}&run={RUN}&task=finished")
     expect(tab.page.locator("main")).to_have_text(
         "You are signed out of Airflow: sign in again, then come back to this tab."
     )
     assert all("401" in one for one in tab.complaints)
-    tab.page.goto(f"{strict_airflow}/auth/login")
-    tab.page.get_by_label("Username").fill(READER)
-    tab.page.locator("input[type=password]").fill(PASSWORD)
-    tab.page.locator("button[type=submit]").click()
-    tab.page.wait_for_url(lambda url: "/auth/" not in url)
-    tab.complaints.clear()  # of the page for signing in, which is Airflow's
-    frame = tab.open(f"{strict_airflow}/{task_tab(DAG, RUN, 'mapped', 2)}")
-    expect(frame.locator("#rows")).to_have_text("1,440")
-    tab.page.goto(f"{strict_airflow}/{task_tab(DAG, RUN, 'finished')}".removesuffix(f"plugin/{TASK_ROUTE}") + "details")
-    tab.page.locator(f"a[rel][href$='plugin/{TASK_ROUTE}']", has_text="Mullama").click()
-    tab.page.wait_for_url(f"{strict_airflow}/{task_tab(DAG, RUN, 'finished')}")
-    expect(tab.frame().locator("#rows")).to_have_text("160")
-    # The session ends while the tab is open.
-    tab.page.context.clear_cookies()
-    tab.page.goto(f"{strict_airflow}/mullama/run?dag={DAG}&run={quote(RUN, safe='')}")
-    expect(tab.page.locator("main")).to_contain_text("You are signed out of Airflow")
-    tab.complaints = [one for one in tab.complaints if "401" not in one]
+    tab.complaints.clear()
+
+
+def test_whoever_may_not_see_xcoms_is_told_so(ready_strict_airflow: str, tab: Tab) -> None:
+    sign_in(ready_strict_airflow, OUTSIDER, tab)
+    tab.page.goto(f"{ready_strict_airflow}/mullama/task?dag={DAG}&run={RUN}&task=finished")
+    expect(tab.page.locator("main")).to_have_text(
+        "You may not see what is shown of this task: ask for access to the task instances and XComs of this DAG."
+    )
+    assert all("403" in one for one in tab.complaints)
+    tab.complaints.clear()
