@@ -213,6 +213,13 @@ def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Tab, pa
     # It is asked for again by itself.
     expect(bar).not_to_have_attribute("aria-valuenow", str(first))
     assert int(bar.get_attribute("aria-valuenow")) > first > 0
+    # Airflow does not answer for a while: what is known stays, with a word on it, until it does.
+    tab.page.route("**/api/v2/**", lambda route: route.abort())
+    expect(frame.get_by_text("Airflow does not answer; trying again soon.")).to_be_visible()
+    expect(bar).to_be_visible()
+    tab.page.unroute("**/api/v2/**")
+    expect(frame.get_by_text("Airflow does not answer")).to_have_count(0)
+    tab.complaints.clear()
     frame = tab.open(run_address(airflow, SLOW_DAG))
     expect(frame.get_by_role("progressbar", name="Rows done by slow")).to_be_visible()
     expect(frame.get_by_text("1 task instance running")).to_be_visible()

@@ -43,6 +43,14 @@ export function replaceContent(nodes) {
   }
 }
 
+// Says something above the content that is there, until that is made anew.
+export function announce(text) {
+  document.getElementById("notice")?.remove();
+  const notice = sentence(text, "refused");
+  notice.id = "notice";
+  document.getElementById("content").prepend(notice);
+}
+
 export function copyButton(text, what) {
   const button = element("button", { type: "button", class: "copy", "aria-label": `Copy ${what}` }, "Copy");
   button.addEventListener("click", async () => {

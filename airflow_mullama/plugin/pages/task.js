@@ -2,7 +2,7 @@
 
 import { idsFromQuery } from "./address.js";
 import * as airflow from "./airflow-api.js";
-import { replaceContent, sentence } from "./elements.js";
+import { announce, replaceContent, sentence } from "./elements.js";
 import { instanceHeading } from "./heading.js";
 import { instancesView, lookAtInstances } from "./instances-view.js";
 import { emptySummaryView, manifestView } from "./manifest-view.js";
@@ -17,6 +17,7 @@ const FOREIGN = "This task does not use Mullama, so there is nothing to show her
 
 const ids = idsFromQuery(window.location.search);
 let ours; // whether the task is one of ours; not known at first
+let shown; // what the content was made of
 
 // What the task left when it ended, whatever became of it.
 async function account() {
@@ -43,7 +44,10 @@ async function look() {
     return false;
   }
   const progress = left === undefined && instance.start_date ? await airflow.progress(ids, instance) : undefined;
-  replaceContent([instanceHeading(instance), ...(await body(instance, left, progress))]);
+  // What is read is not torn away while nothing new is known.
+  const news = JSON.stringify([instance.state, instance.try_number, left, progress]);
+  if (news !== shown) replaceContent([instanceHeading(instance), ...(await body(instance, left, progress))]);
+  shown = news;
   return !isFinal(instance.state);
 }
 
@@ -58,6 +62,9 @@ async function body(instance, left, progress) {
   }
   if (!isFinal(instance.state)) return [sentence("Not started yet; its numbers appear here while it runs.")];
   if (instance.state === "skipped") return [sentence("Skipped: nothing was done.")];
+  if (instance.state === "success") {
+    return [sentence("Its manifest is not in Airflow’s database: it pushes none, or an XCom backend keeps it elsewhere.")];
+  }
   if (instance.state === "upstream_failed") return [sentence("Not started, because a task before it failed.")];
   const why = sentence("It left no manifest: its log says why. What it finished is kept for the next attempt.");
   return heard ? [why, progressView(progress, "Last heard of it")] : [why];
@@ -84,9 +91,11 @@ async function lookAtMapped() {
 }
 
 function failed(error) {
-  console.debug(error);
-  replaceContent([sentence(explain(error, "this task"), "refused")]);
-  return mayPass(error);
+  const passing = mayPass(error);
+  if (passing && shown !== undefined) announce(explain(error, "this task"));
+  else replaceContent([sentence(explain(error, "this task"), "refused")]);
+  shown &&= "an older state";
+  return passing;
 }
 
 followTheme();
