@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from airflow_mullama.demo.airflow_client import TaskInstance
@@ -28,45 +24,19 @@ from airflow_mullama.plugin.routes import RUN_ROUTE, TASK_ROUTE, task_tab
 playwright_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven with Playwright")
 expect = playwright_api.expect
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason=f"there is no browser: one of {', '.join(BROWSERS)}"),
 ]
 
 DAG, SLOW_DAG = "mullama_tab", "mullama_slow_tab"
 RUN = "manual__2026-11-23T10:00:00+00:00"
 READER, OUTSIDER, PASSWORD = "reader", "outsider", "a password"
 BASE_PATH = "/team/airflow"
-WAIT_MS = 60_000
-FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-# Airflow's own page gives the frame of every plugin both rights.
-NOT_OURS = "can escape its sandboxing"
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory, installed_plugin: None) -> Path:
-    lake = tmp_path_factory.mktemp("tab") / "lake"
-    for day, rows in ((1, 100), (2, 60), (3, 1440)):
-        texts = [None if row == 7 else f"ticket number {row}" for row in range(rows)]
-        partition = lake / f"ds={day}" / "rows.parquet"
-        partition.parent.mkdir(parents=True)
-        pq.write_table(pa.table({"id": range(rows), "text": texts}), partition)
-    return lake
-
-
-@pytest.fixture(scope="module")
-def airflow(lake: Path) -> Iterator[AirflowServer]:
+def airflow(lake: Path, browser: Any) -> Iterator[AirflowServer]:
     """An Airflow in which everybody is an administrator, whose tasks have run; a slow one still does."""
     server = AirflowServer(
         lake.parent / "home",
@@ -125,68 +95,7 @@ def instances(
     return found
 
 
-@pytest.fixture(scope="module")
-def patiently() -> Callable[..., Any]:
-    def wait(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-        pause = threading.Event()
-        for _ in range(int(seconds / 0.2)):
-            try:
-                if value := condition():
-                    return value
-            except (OSError, ValueError):
-                pass
-            pause.wait(0.2)
-        return pytest.fail(f"it did not come about within {seconds:g} s")
-
-    return wait
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *root])
-        yield browser
-        browser.close()
-
-
-class Tab:
-    """One page of the browser, with whatever its console complained of."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        page.set_default_timeout(WAIT_MS)
-        page.on("console", self._note)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: self.complaints.append(f"a dialog: {dialog.message}"))
-
-    def _note(self, message: Any) -> None:
-        if message.type in ("error", "warning") and NOT_OURS not in message.text:
-            self.complaints.append(f"{message.text} {message.location.get('url')}")
-
-    def open(self, address: str) -> Any:
-        """Go to a page of Airflow's UI that has our tab open; its frame."""
-        self.page.goto(address)
-        return self.frame()
-
-    def frame(self) -> Any:
-        frame = self.page.frame_locator("iframe[title=Mullama]")
-        frame.locator("main:not([aria-busy])").wait_for()
-        return frame
-
-
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Tab]:
-    context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1400, "height": 1000})
-    context.set_default_timeout(WAIT_MS)
-    tab = Tab(context.new_page())
-    yield tab
-    context.close()
-    assert tab.complaints == []
-
-
-expect.set_options(timeout=WAIT_MS)
+expect.set_options(timeout=60_000)
 
 
 def address(airflow: AirflowServer, task: str, map_index: int = -1, dag: str = DAG) -> str:
@@ -202,7 +111,7 @@ def bare_address(airflow: AirflowServer, task: str) -> str:
     return f"{airflow.url}/mullama/task?dag={DAG}&run={RUN}&task={task}&map_index={{MAP_INDEX}}"
 
 
-def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Tab, patiently: Callable[..., Any]) -> None:
+def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Any, patiently: Callable[..., Any]) -> None:
     patiently(lambda: airflow.client.task_instances(SLOW_DAG, RUN)[0].state == "running")
     frame = tab.open(address(airflow, "slow", dag=SLOW_DAG))
     bar = frame.get_by_role("progressbar", name="Rows done")
@@ -226,7 +135,7 @@ def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Tab, pa
 
 
 def test_a_finished_task_shows_its_manifest(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     manifest = airflow.client.xcom(DAG, RUN, instances["finished", -1])
     frame = tab.open(address(airflow, "finished"))
@@ -254,7 +163,7 @@ def test_a_finished_task_shows_its_manifest(
 
 
 def test_its_query_finds_the_failed_rows_and_what_looks_like_markup_is_text(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(address(airflow, "finished"))
     query = frame.locator("#query").inner_text()
@@ -270,7 +179,7 @@ def test_its_query_finds_the_failed_rows_and_what_looks_like_markup_is_text(
 
 
 def test_a_task_over_its_error_budget_shows_what_it_left(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(address(airflow, "over_budget"))
     expect(frame.get_by_text("4 failed (4 %)")).to_be_visible()
@@ -279,7 +188,7 @@ def test_a_task_over_its_error_budget_shows_what_it_left(
 
 
 def test_a_mapped_instance_has_its_own_numbers(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(address(airflow, "mapped", 2))
     expect(frame.get_by_role("heading", name="mapped [ds=3]")).to_be_visible()
@@ -288,7 +197,7 @@ def test_a_mapped_instance_has_its_own_numbers(
 
 
 def test_a_mapped_task_without_an_index_shows_its_instances(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     tab.page.goto(bare_address(airflow, "mapped"))
     rows = tab.page.get_by_role("table", name="Task instances").locator("tbody tr")
@@ -299,7 +208,7 @@ def test_a_mapped_task_without_an_index_shows_its_instances(
 
 
 def test_the_summary_shows_the_whole(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     tab.page.goto(bare_address(airflow, "summary"))
     expect(tab.page.locator("#rows")).to_have_text("1,600")
@@ -308,21 +217,21 @@ def test_the_summary_shows_the_whole(
 
 @pytest.mark.parametrize("task", ["subclass", "decorated"])
 def test_a_subclass_and_a_decorated_function_are_ours_too(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab, task: str
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, task: str
 ) -> None:
     tab.page.goto(bare_address(airflow, task))
     expect(tab.page.locator("#rows")).to_have_text("100")
 
 
 def test_somebody_elses_task_has_one_sentence(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(address(airflow, "foreign"))
     expect(frame.locator("main")).to_have_text("This task does not use Mullama, so there is nothing to show here.")
 
 
 def test_a_run_adds_up_its_tasks_and_leads_to_each(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(run_address(airflow))
     expect(frame.get_by_role("heading", name="7 task instances", exact=True)).to_be_visible()
@@ -344,7 +253,7 @@ def test_a_run_adds_up_its_tasks_and_leads_to_each(
 
 
 def test_a_link_of_the_task_leads_to_its_tab(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     tab.page.goto(address(airflow, "mapped", 2).removesuffix(f"plugin/{TASK_ROUTE}") + "details")
     link = tab.page.locator(f"a[href$='mapped/2/plugin/{TASK_ROUTE}']", has_text="Mullama").and_(
@@ -355,7 +264,7 @@ def test_a_link_of_the_task_leads_to_its_tab(
 
 
 def test_it_is_as_dark_as_the_ui(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     tab.page.add_init_script("localStorage.setItem('theme', 'dark')")
     frame = tab.open(address(airflow, "subclass"))
@@ -366,7 +275,7 @@ def test_it_is_as_dark_as_the_ui(
 
 
 def test_it_fits_a_narrow_window(
-    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Tab
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     tab.page.set_viewport_size({"width": 700, "height": 900})
     tab.page.goto(bare_address(airflow, "finished"))
@@ -374,7 +283,7 @@ def test_it_fits_a_narrow_window(
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def sign_in(url: str, user: str, tab: Tab) -> None:
+def sign_in(url: str, user: str, tab: Any) -> None:
     tab.page.goto(f"{url}/auth/login")
     tab.page.get_by_label("Username").fill(user)
     tab.page.locator("input[type=password]").fill(PASSWORD)
@@ -392,7 +301,7 @@ def ready_strict_airflow(
     return strict_airflow
 
 
-def test_it_works_below_a_base_url_with_a_path(ready_strict_airflow: str, tab: Tab) -> None:
+def test_it_works_below_a_base_url_with_a_path(ready_strict_airflow: str, tab: Any) -> None:
     url = ready_strict_airflow
     sign_in(url, READER, tab)
     frame = tab.open(f"{url}/{task_tab(DAG, RUN, 'mapped', 2)}")
@@ -404,7 +313,7 @@ def test_it_works_below_a_base_url_with_a_path(ready_strict_airflow: str, tab: T
 
 
 @pytest.mark.parametrize("page", ["task", "run"])
-def test_whoever_is_signed_out_is_told_so(ready_strict_airflow: str, tab: Tab, page: str) -> None:
+def test_whoever_is_signed_out_is_told_so(ready_strict_airflow: str, tab: Any, page: str) -> None:
     tab.page.goto(f"{ready_strict_airflow}/mullama/{page}?dag={DAG}&run={RUN}&task=finished")
     expect(tab.page.locator("main")).to_have_text(
         "You are signed out of Airflow: sign in again, then come back to this tab."
@@ -413,7 +322,7 @@ def test_whoever_is_signed_out_is_told_so(ready_strict_airflow: str, tab: Tab, p
     tab.complaints.clear()
 
 
-def test_whoever_may_not_see_xcoms_is_told_so(ready_strict_airflow: str, tab: Tab) -> None:
+def test_whoever_may_not_see_xcoms_is_told_so(ready_strict_airflow: str, tab: Any) -> None:
     sign_in(ready_strict_airflow, OUTSIDER, tab)
     tab.page.goto(f"{ready_strict_airflow}/mullama/task?dag={DAG}&run={RUN}&task=finished")
     expect(tab.page.locator("main")).to_have_text(
