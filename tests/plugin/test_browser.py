@@ -283,6 +283,56 @@ def test_it_fits_a_narrow_window(
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def call(tab: Any, airflow: AirflowServer, module: str, function: str, argument: Any) -> Any:
+    """What a function of the page's own modules returns."""
+    tab.page.goto(bare_address(airflow, "foreign"))
+    expect(tab.page.locator("main")).to_contain_text("nothing to show")
+    code = f"async (argument) => (await import('./{module}')).{function}(argument)"
+    return tab.page.evaluate(code, argument)
+
+
+@pytest.mark.parametrize(
+    ("output", "in_query"),
+    [
+        ("/lake/a*b?.parquet", "'/lake/a[*]b[?].parquet'"),
+        ("file:///lake/x.parquet", "'/lake/x.parquet'"),
+        ("s3://connection@bucket/ds=1/x.parquet", "'s3://bucket/ds=1/x.parquet'"),
+        ("gs://bucket/it's.parquet", "'gs://bucket/it''s.parquet'"),
+        ("abfss://container@account.dfs.core.windows.net/x.parquet", None),
+    ],
+)
+def test_a_query_reads_only_what_duckdb_can(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, output: str, in_query: str | None
+) -> None:
+    manifest = {"output_path": output, "output_prefix": "", "status_counts": {"failed": 1}}
+    found = call(tab, airflow, "duckdb-query.js", "duckdbQuery", manifest)
+    assert (found is None) if in_query is None else (in_query in found["query"])
+    del manifest["output_prefix"]  # of another kind of task, or an older one: the columns' names are not known
+    assert (
+        tab.page.evaluate("async (argument) => (await import('./duckdb-query.js')).duckdbQuery(argument)", manifest)
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("?dag=a%20b&run=x%2B1&task=g.t%2F1&map_index=7", {"dag": "a b", "run": "x+1", "task": "g.t/1", "mapIndex": 7}),
+        # As Airflow 3.1 leaves them.
+        ("?dag=d&run=x+1:00&task=t&map_index={MAP_INDEX}", {"dag": "d", "run": "x+1:00", "task": "t", "mapIndex": -1}),
+        ("?dag=d&run=100%&task=", {"dag": "d", "run": "100%", "task": "", "mapIndex": -1}),
+    ],
+)
+def test_ids_are_read_as_either_airflow_writes_them(
+    airflow: AirflowServer,
+    instances: dict[tuple[str, int], TaskInstance],
+    tab: Any,
+    query: str,
+    ids: dict[str, Any],
+) -> None:
+    assert call(tab, airflow, "address.js", "idsFromQuery", query) == ids
+
+
 def sign_in(url: str, user: str, tab: Any) -> None:
     tab.page.goto(f"{url}/auth/login")
     tab.page.get_by_label("Username").fill(user)

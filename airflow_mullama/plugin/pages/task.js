@@ -60,6 +60,10 @@ async function body(instance, left, progress) {
       ? [progressView(progress)]
       : [sentence("Running: it reads its input and loads the model; numbers follow with the first rows.")];
   }
+  if (instance.state === "up_for_retry") {
+    const waits = sentence("Its last attempt failed; the next one goes on from what is finished.");
+    return heard ? [waits, progressView(progress, "Last heard of it")] : [waits];
+  }
   if (!isFinal(instance.state)) return [sentence("Not started yet; its numbers appear here while it runs.")];
   if (instance.state === "skipped") return [sentence("Skipped: nothing was done.")];
   if (instance.state === "success") {
