@@ -123,7 +123,12 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "extra-links": ["airflow_mullama.operators.links.MullamaOutputLink"],
+        "extra-links": [
+            "airflow_mullama.operators.links.MullamaOutputLink",
+            "airflow_mullama.operators.links.MullamaTabLink",
+        ],
+        # Airflow reads this one only where providers are discovered at once; elsewhere the entry point does the same.
+        "plugins": [{"name": "mullama", "plugin-class": "airflow_mullama.plugin.registration.MullamaPlugin"}],
         "task-decorators": [
             {"name": "mullama_generate", "class-name": "airflow_mullama.decorators.mullama_generate_task"},
             {"name": "mullama_embed", "class-name": "airflow_mullama.decorators.mullama_embed_task"},

@@ -24,7 +24,7 @@ from airflow_mullama.errors import (
     OutputExistsError,
 )
 from airflow_mullama.hooks.mullama import MullamaHook
-from airflow_mullama.operators.links import MullamaOutputLink
+from airflow_mullama.operators.links import MullamaOutputLink, MullamaTabLink
 from airflow_mullama.operators.paths import refuse_nested_outputs, require_if_input_missing
 
 # Asking again cannot mend these: the task fails at once, whatever its retries. An input that is not there may yet come.
@@ -70,7 +70,7 @@ class MullamaOperator(BaseOperator):
 
     template_fields: ClassVar[Sequence[str]] = ("input_path", "output_path", "model", "mullama_conn_id")  # type: ignore[misc]
     ui_color = "#e8f0fe"
-    operator_extra_links = (MullamaOutputLink(),)
+    operator_extra_links = (MullamaOutputLink(), MullamaTabLink())
 
     manifest: Any = None
     """Of what the last ``execute`` wrote."""
@@ -149,7 +149,7 @@ class MullamaOperator(BaseOperator):
                 self.input_path,
                 self.output_path,
                 resolver=resolve_in_task,
-                listeners=[TaskListener(context)],
+                listeners=[TaskListener(context, self.input_path)],
                 stop=self._stop,
                 leave_out_missing=self.if_input_missing != "fail",
             )
@@ -157,13 +157,13 @@ class MullamaOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         except ErrorBudgetExceededError as error:
             if error.manifest is not None:
-                context["ti"].xcom_push(key=MANIFEST_KEY, value=error.manifest.to_json())
+                context["ti"].xcom_push(key=MANIFEST_KEY, value=self._account(error.manifest))
                 report(self, context, job, error.manifest)
             raise
         if manifest.skipped == INPUT_MISSING and self.if_input_missing == "skip":
             raise AirflowSkipException(f"There is no input at {manifest.input_path}: nothing to do.")
         report(self, context, job, manifest)
-        return manifest.to_json()
+        return self._account(manifest)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Asked for by the OpenLineage provider when the task has ended well."""
@@ -179,6 +179,10 @@ class MullamaOperator(BaseOperator):
         """Called in a signal handler: only say that it is time to stop; the loop makes durable what is finished."""
         if self._stop is not None:
             self._stop.set()
+
+    def _account(self, manifest: Any) -> dict[str, Any]:
+        """The manifest, and what a reader of the output must know besides: how its columns are named."""
+        return {**manifest.to_json(), "output_prefix": self.output_prefix}
 
     def _common_arguments(self) -> dict[str, Any]:
         return {

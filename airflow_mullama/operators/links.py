@@ -1,4 +1,4 @@
-"""The link from a task in Airflow's UI to what it wrote."""
+"""The links from a task in Airflow's UI: to what it wrote, and to the tab that shows its numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 
 from airflow_mullama.compat import setting
+from airflow_mullama.plugin.routes import task_tab
 from airflow_mullama.storage.places import Place, place_of
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,16 @@ class MullamaOutputLink(BaseOperatorLink):
 
         manifest = getattr(operator, "manifest", None)
         return output_link(manifest.output_path) if manifest is not None and partitions_with_output(manifest) else ""
+
+
+class MullamaTabLink(BaseOperatorLink):
+    """Leads to the tab *Mullama* of the task instance."""
+
+    name = "Mullama"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Called in the task when it has ended; relative, as a worker need not know where the UI is."""
+        return task_tab(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 
 def output_link(path: str) -> str:

@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow_mullama.compat import AirflowFailException
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.operators.base import MANIFEST_KEY
+from airflow_mullama.operators.links import MullamaTabLink
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class MullamaSummaryOperator(BaseOperator):
 
     template_fields: ClassVar[Sequence[str]] = ("manifests",)  # type: ignore[misc]
     ui_color = "#e8f0fe"
+    operator_extra_links = (MullamaTabLink(),)
 
     def __init__(
         self,

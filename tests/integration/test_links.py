@@ -1,4 +1,4 @@
-"""Where a task's link to its output leads."""
+"""Where a task's links lead: to its output, and to its tab."""
 
 from __future__ import annotations
 
@@ -49,3 +49,26 @@ def test_a_template_without_meaning_is_told_of(
     monkeypatch.setenv("AIRFLOW__MULLAMA__OUTPUT_LINK", "https://minio/{folder}")
     assert output_link("/x") == "file:///x"
     assert "it may have {url}, {scheme}, {bucket} and {path}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("map_index", "address"),
+    [
+        (-1, "dags/a%20b/runs/manual__2026-11-23T10%3A00%3A00%2B00%3A00/tasks/group.t%2F1/plugin/mullama"),
+        (4, "dags/a%20b/runs/manual__2026-11-23T10%3A00%3A00%2B00%3A00/tasks/group.t%2F1/mapped/4/plugin/mullama"),
+    ],
+)
+def test_a_task_leads_to_its_tab(map_index: int, address: str) -> None:
+    from airflow.models.taskinstancekey import TaskInstanceKey
+
+    from airflow_mullama.operators.links import MullamaTabLink
+
+    key = TaskInstanceKey("a b", "group.t/1", "manual__2026-11-23T10:00:00+00:00", 1, map_index)
+    assert MullamaTabLink().get_link(None, ti_key=key) == address
+
+
+def test_every_operator_with_numbers_has_the_tab() -> None:
+    from airflow_mullama.operators import MullamaEmbedOperator, MullamaGenerateOperator, MullamaSummaryOperator
+
+    for operator in (MullamaEmbedOperator, MullamaGenerateOperator, MullamaSummaryOperator):
+        assert "Mullama" in [link.name for link in operator.operator_extra_links]
