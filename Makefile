@@ -22,7 +22,8 @@ TEST := $(VENV)/.test-installed
 OLDEST_TEST := $(OLDEST)/.installed
 
 # What stands on Airflow's side, or on what PyArrow can do: these run on the oldest supported Airflow and its PyArrow too.
-OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py tests/storage/test_vector_columns.py
+OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py tests/integration/test_links.py \
+	tests/plugin/test_registration.py tests/plugin/test_application.py tests/storage/test_vector_columns.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

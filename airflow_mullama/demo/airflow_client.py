@@ -52,6 +52,7 @@ class AirflowClient:
     def __init__(self, url: str, timeout: float = 30.0) -> None:
         self._url = url
         self._timeout = timeout
+        self._token: str | None = None
         # The server is on this machine: a proxy that the environment names cannot reach it.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -135,11 +136,25 @@ class AirflowClient:
             raise
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        try:
+            return self._answer(method, path, body)
+        except urllib.error.HTTPError as error:
+            if error.code != 401 or self._token is not None:
+                raise
+        # Airflow 3.1 wants a token also where everybody is an administrator, and gives everybody one.
+        self._token = str(self._answer("GET", "/auth/token", None)["access_token"])
+        return self._answer(method, path, body)
+
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - our own server's URL, always http
             self._url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            headers={
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                **({"Authorization": f"Bearer {self._token}"} if self._token else {}),
+            },
         )
         with self._opener.open(request, timeout=self._timeout) as answer:
             return json.load(answer)
