@@ -30,10 +30,10 @@ class BackgroundWork(Generic[Result]):
         self._thread = threading.Thread(target=self._run, daemon=True, name=name)
         self._thread.start()
 
-    def raise_if_failed(self) -> None:
-        """Raise what the work raised, if it did already."""
-        if self._error is not None:
-            raise self._error
+    @property
+    def error(self) -> BaseException | None:
+        """What the work raised, if it did already."""
+        return self._error
 
     def wait(self, raise_if_stopped: Callable[[], None]) -> Result:
         """Wait for the result; what the work raises is raised here.
@@ -49,12 +49,17 @@ class BackgroundWork(Generic[Result]):
         except BaseException:
             self.abandon()
             raise
-        self.raise_if_failed()
+        if self._error is not None:
+            raise self._error
         return self._result  # type: ignore[return-value]
+
+    def give_up(self) -> None:
+        """Nobody will wait any more: the work is to end."""
+        self._abandoned.set()
 
     def abandon(self) -> None:
         """Nobody waits any more: the work is to end, and gets a moment to clean up."""
-        self._abandoned.set()
+        self.give_up()
         self._thread.join(ABANDON_SECONDS)
 
     def _raise_if_abandoned(self) -> None:

@@ -1,7 +1,7 @@
 """The loop that gets an outcome for every row of a partition and makes it durable.
 
 It runs on the thread that may be stopped, so it only moves things: requests are read and rendered on one thread,
-outcomes made durable on another, and the engine computes in the worker process.
+outcomes made durable on another and written to the output on a third, and the engine computes in the worker process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Inference:
         columns: the added columns.
         session: the engine, started when a row first needs it.
         progress: counts the rows and tells who listens.
-        raise_if_stopped: raises if the job should end.
+        raise_if_stopped: raises if the job should end, or the output cannot be written.
 
     Attributes:
         info: of the engine, if it was needed.
@@ -120,6 +120,7 @@ class Inference:
             self._reader.stop(wait=False)
             failure = self._collector.rescue()
             self._reader.stop()
+            self._window.abandon()
             if failure is not None and isinstance(error, JobStoppedError):
                 raise JobStoppedError(f"{error} The rows of the open chunks could not be kept: {failure}") from error
             if failure is not None and failure is not error:

@@ -12,7 +12,6 @@ from airflow_mullama.chunk_writer import chunk_schema
 from airflow_mullama.errors import (
     AccountingError,
     InputChangedError,
-    InputUnreadableError,
     JobStoppedError,
     OutputExistsError,
     StageVanishedError,
@@ -176,9 +175,19 @@ class PartitionRun:
         # The output is written behind the engine: when the last row is done, little is left to write.
         writing = BackgroundWork(partial(self._write, durable), "mullama-output")
 
+        def give_up() -> None:
+            durable.abandon()
+            writing.give_up()
+
         def raise_if_stopped() -> None:
-            self._raise_if_stopped()
-            writing.raise_if_failed()
+            try:
+                self._raise_if_stopped()
+            except JobStoppedError:
+                give_up()  # while rows are still being saved: there are only seconds for both
+                raise
+            # What another attempt took away is known when every row has its outcome: then it is computed again or not.
+            if writing.error is not None and not isinstance(writing.error, StageVanishedError):
+                raise writing.error
 
         try:
             try:
@@ -190,7 +199,7 @@ class PartitionRun:
             durable.finish()
             size = writing.wait(self._raise_if_stopped)
         except BaseException:
-            durable.abandon()
+            give_up()
             writing.abandon()
             raise
         manifest = self._manifest(size)
@@ -275,8 +284,10 @@ class PartitionRun:
                 manifest=manifest,
                 check_stopped=check_stopped,
             )
-        except (AccountingError, InputUnreadableError):
-            self._refuse_changed_input()  # then that is why
+        except (JobStoppedError, StageVanishedError, InputChangedError):
+            raise
+        except Exception:
+            self._refuse_changed_input()  # then that is why, whatever it looked like
             raise
 
     def _refuse_changed_input(self) -> None:

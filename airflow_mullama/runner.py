@@ -1,7 +1,8 @@
 """One partition in, one partition out: the loop that keeps every promise to the rows.
 
-Requests are read and rendered on one thread, outcomes made durable on another, the engine computes in the worker
-process; this thread only moves things between them, so that it can be stopped at any moment.
+Requests are read and rendered on one thread, outcomes made durable on another and written to the output on a third, the
+engine computes in the worker process; this thread only moves things between them, so that it can be stopped at any
+moment.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ STEPS = (
     "result",  # outcomes came back
     "stage",  # a chunk is about to be made durable (writing thread)
     "staged",  # a chunk is durable (writing thread)
-    "commit",  # every chunk is durable; the output is about to be written (publishing thread)
-    "write",  # a row group is about to be written to the unpublished output (publishing thread)
-    "publish",  # the output is whole and about to be published (publishing thread)
+    "commit",  # every chunk is in the output or about to be (output thread)
+    "write",  # a row group is about to be written to the unpublished output (output thread); large ones before "commit"
+    "publish",  # the output is whole and about to be published (output thread)
     "published",  # the output is published, the stage not yet removed
 )
 

@@ -181,6 +181,13 @@ class RequestWindow:
             if items:
                 yield items
 
+    def abandon(self) -> None:
+        """End the workers that have rows: their answers would be taken for those of the next run's rows."""
+        for seat in self._session.seats:
+            if self._lanes[seat.number].in_flight:
+                self._session.lost(seat)
+        self._lanes.clear()
+
     def seconds_to_next_retry(self) -> float | None:
         """How long nothing will happen here by itself; ``None`` if no retry waits that could be sent."""
         if not self._retries or not any(self._has_room(seat) for seat in self._session.ready_seats):

@@ -22,13 +22,13 @@ class DurableChunks:
     Args:
         chunks: all of the partition.
         stage: where a chunk is read from if its table is not at hand any more.
-        kept_bytes: how much is kept at hand.
+        kept_bytes: how much is kept at hand; ``None``: :data:`KEPT_BYTES`.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], stage: Stage, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, chunks: Sequence[Chunk], stage: Stage, kept_bytes: int | None = None) -> None:
         self._chunks = chunks
         self._stage = stage
-        self._limit = kept_bytes
+        self._limit = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._changed = threading.Condition()
         self._durable: set[int] = set()
         self._kept: dict[int, pa.Table] = {}

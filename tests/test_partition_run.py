@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama import run_job, run_partition
+from airflow_mullama import run_job, run_partition, steps
 from airflow_mullama.engines.echo import hash_vector
-from airflow_mullama.errors import JobStoppedError, OutputNotWritableError
+from airflow_mullama.errors import InputChangedError, JobStoppedError, OutputNotWritableError
 from airflow_mullama.manifest import FOOTER_KEY
+from airflow_mullama.partition_run import PartitionRun
 from airflow_mullama.progress import Snapshot
+from airflow_mullama.runner import engine_settings, prepare_model
 from airflow_mullama.storage.filesystems import resolve_location
 from airflow_mullama.storage.parquet_output import read_published
+from airflow_mullama.storage.partitions import discover_partitions
+from airflow_mullama.worker.session import EngineSession
+from airflow_mullama.write_behind import DurableChunks
 
 pytestmark = pytest.mark.usefixtures("no_worker_left")
 
@@ -197,3 +203,123 @@ def test_vectors_are_stored_without_a_dictionary_and_with_their_bytes_split(
     assert "RLE_DICTIONARY" in encodings["a.b"]
     assert "RLE_DICTIONARY" not in encodings["old.list.element"]
     assert pq.read_table(tmp_path / "out.parquet", columns=nested.schema.names).equals(nested)
+
+
+@pytest.fixture
+def written_late(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, no chunk gets into the output; and none is kept at hand, as if there were too many of them."""
+    go = threading.Event()
+    take = DurableChunks._take
+
+    def take_late(self: DurableChunks, chunk: Any) -> Any:
+        assert go.wait(60)
+        return take(self, chunk)
+
+    monkeypatch.setattr(DurableChunks, "_take", take_late)
+    monkeypatch.setattr("airflow_mullama.write_behind.KEPT_BYTES", 0)
+    return go
+
+
+@pytest.mark.parametrize("other_publishes", [True, False])
+def test_a_stage_that_another_attempt_takes_away_under_the_engine_mixes_no_rows_of_two_partitions(
+    echo_job: Any,
+    tmp_path: Path,
+    write_parquet: Write,
+    written_late: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    other_publishes: bool,
+) -> None:
+    names = {name: [f"{name} {number}" for number in range(48)] for name in "ab"}
+    sources = [write_parquet(tmp_path / "in" / f"{name}.parquet", texts) for name, texts in names.items()]
+    job = echo_job(chunk_rows=4, delay_s=0.2, n_parallel=8)
+    written_late.set()
+    run_partition(job, sources[0], tmp_path / "other.parquet")
+    written_late.clear()
+    staged: list[str] = []
+
+    def another_attempt(step: str) -> None:
+        if step == "staged":
+            staged.append(step)
+            if len(staged) == 2:
+                if other_publishes:
+                    shutil.copy(tmp_path / "other.parquet", tmp_path / "out" / "a.parquet")
+                shutil.rmtree(tmp_path / "out" / "_mullama_stage" / "a.parquet")
+                written_late.set()
+
+    monkeypatch.setattr(steps, "observer", another_attempt)
+    manifest = run_job(job, sources, tmp_path / "out")
+    assert manifest.status_counts == {"success": 96}
+    for name, texts in names.items():
+        output = read(tmp_path / "out" / f"{name}.parquet")
+        assert output.column("text").to_pylist() == output.column("response").to_pylist() == texts
+    assert not (tmp_path / "out" / "_mullama_stage").exists()
+
+
+def test_answers_to_the_rows_of_a_run_that_ended_early_never_reach_the_next_one(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, recorder: Any
+) -> None:
+    job = echo_job(chunk_rows=10, delay_s=0.3, n_parallel=4)
+    model = prepare_model(job)
+    stop = threading.Event()
+    session = EngineSession(job.engine_spec.name, engine_settings(job, model))
+
+    def run(name: str, listeners: list[Any], should_stop: Callable[[], bool]) -> None:
+        source = write_parquet(tmp_path / f"{name}.parquet", [f"{name} {number}" for number in range(20)])
+        (partition,) = discover_partitions(source, tmp_path / f"{name}-out.parquet")
+        PartitionRun(job, partition, model, listeners, should_stop).run(session)
+
+    try:
+        with pytest.raises(JobStoppedError):
+            run("a", [recorder(lambda snapshot: stop.set() if snapshot.done else None)], stop.is_set)
+        run("b", [], lambda: False)
+    finally:
+        session.close()
+    assert read(tmp_path / "b-out.parquet").column("response").to_pylist() == [f"b {number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("other_columns", [False, True])
+def test_an_input_that_is_replaced_under_the_engine_is_what_the_error_says(
+    echo_job: Any,
+    tmp_path: Path,
+    write_parquet: Write,
+    texts: Texts,
+    written_late: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    other_columns: bool,
+) -> None:
+    source = write_parquet(tmp_path / "in.parquet", texts(40))
+    output = tmp_path / "out" / "a.parquet"
+
+    def replaced(step: str) -> None:
+        if step == "staged" and not written_late.is_set():
+            new = {"text": texts(40), "more": [1.5] * 40} if other_columns else {"text": list(range(40))}
+            write_parquet(tmp_path / "new.parquet", pa.table(new)).replace(source)
+            written_late.set()
+
+    monkeypatch.setattr(steps, "observer", replaced)
+    with pytest.raises(
+        InputChangedError, match=r"in\.parquet was changed while it was processed; nothing was published"
+    ):
+        run_partition(echo_job(chunk_rows=4, delay_s=0.02, n_parallel=2), source, output)
+    assert not output.exists()
+
+
+def test_a_run_that_is_stopped_lets_go_of_the_output_before_it_saves_rows(
+    echo_job: Any, tmp_path: Path, write_parquet: Write, texts: Texts, recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_parquet(tmp_path / "in.parquet", texts(40))
+    stop = threading.Event()
+    order: list[str] = []
+    rescue, abandon = "airflow_mullama.chunk_writer.ChunkCollector.rescue", "airflow_mullama.write_behind.DurableChunks"
+    original = DurableChunks.abandon
+    monkeypatch.setattr(rescue, lambda self: order.append("rescued"))
+    monkeypatch.setattr(f"{abandon}.abandon", lambda self: (order.append("abandoned"), original(self)))
+    with pytest.raises(JobStoppedError):
+        run_partition(
+            echo_job(chunk_rows=4, delay_s=0.05, n_parallel=2),
+            source,
+            tmp_path / "out.parquet",
+            listeners=[recorder(lambda snapshot: stop.set() if snapshot.done >= 8 else None)],
+            stop=stop,
+        )
+    assert order[:2] == ["abandoned", "rescued"]

@@ -141,6 +141,12 @@ def _context_reason(options: Mapping[str, Any], header: GgufHeader) -> str:
     return " (the model's)" if trained and (header.is_encoder or trained <= DEFAULT_N_CTX) else f" (of {trained})"
 
 
+def _rows_per_worker(rows: int, workers: int) -> int:
+    """A further worker is only started for so many rows as one of them has slots."""
+    started = min(workers, max(1, -(-rows // DEFAULT_N_PARALLEL)))
+    return max(1, -(-rows // started))
+
+
 def _threads(options: Mapping[str, Any], workers: int) -> tuple[int, str]:
     if asked := options.get("n_threads"):
         return int(asked), ""
@@ -179,7 +185,7 @@ def _slots_of_generation(
     asked = settings.options.get("n_parallel")
     slot_bytes = kv_bytes_per_token(header, settings.options) * n_ctx
     # Slots beyond the rows would only take memory.
-    rows = DEFAULT_N_PARALLEL if settings.rows is None else max(1, -(-settings.rows // settings.workers))
+    rows = DEFAULT_N_PARALLEL if settings.rows is None else _rows_per_worker(settings.rows, settings.workers)
     wanted = int(asked or min(DEFAULT_N_PARALLEL, rows))
     few = f" (for {settings.rows} rows)" if not asked and wanted < DEFAULT_N_PARALLEL else ""
     if memory.for_context is None or not slot_bytes:

@@ -120,14 +120,15 @@ def write_output(
     else:
         local_path, mode = os.path.join(tempfile.gettempdir(), temporary.name), 0o600
     remove_left_behind(os.path.dirname(local_path))
-    with writing(target), _present(local_path), unpublished_file(local_path, mode):
-        with pq.ParquetWriter(local_path, schema, **_encodings(schema)) as writer:
+    with writing(target), _present(local_path), unpublished_file(local_path, mode) as file:
+        with pq.ParquetWriter(file, schema, **_encodings(schema)) as writer:
             for table in _row_groups(_joined(source, chunks, columns, schema, check_stopped), schema):
                 reached("write")
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             writer.add_key_value_metadata({FOOTER_KEY: manifest().to_footer()})
+        file.flush()
         reached("publish")
-        size = os.path.getsize(local_path)
+        size = os.fstat(file.fileno()).st_size
         publish_file(local_path, target, staging=None if target.is_local else temporary)
     return size
 

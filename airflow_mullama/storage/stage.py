@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 STAGE_FOLDER = "_mullama_stage"
 # Guards against torn writes and failing disks, not against people: those who may write here may write anything.
-CHECKSUM = struct.Struct("<QI")
+# Sixteen bytes, so that what follows keeps the alignment that Arrow wants.
+CHECKSUM = struct.Struct("<QI4x")
 FINGERPRINT_KEY = b"fingerprint"
 
 
@@ -126,7 +127,7 @@ class Stage:
             return None
         reason = "it is damaged"
         checksum, body = content[: CHECKSUM.size], memoryview(content)[CHECKSUM.size :]
-        if checksum == CHECKSUM.pack(body.nbytes, zlib.crc32(body)):
+        if body.nbytes and checksum == CHECKSUM.pack(body.nbytes, zlib.crc32(body)):
             table = pa.ipc.open_stream(body).read_all()
             if (table.schema.metadata or {}).get(FINGERPRINT_KEY) != self._fingerprint:
                 reason = "it belongs to other input, model or settings"

@@ -77,7 +77,6 @@ class Exited:
 
 
 Event = Any  # one of the above, or what a run puts into the same queue for itself
-WORKER_EVENTS = (Started, Refused, Outcomes, Stuck, Exited)
 
 
 class Worker:

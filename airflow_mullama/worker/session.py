@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
 from airflow_mullama.gpus import GpuLease
-from airflow_mullama.worker.client import WORKER_EVENTS, Event, Worker
+from airflow_mullama.worker.client import Event, Exited, Refused, Started, Worker
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +109,14 @@ class EngineSession:
     def begin_run(self) -> queue.SimpleQueue[Event]:
         """A fresh queue of events for another run, so that nothing an earlier run left there is taken for its own.
 
-        What the workers said in between is carried over.
+        What the workers said of themselves in between is carried over; answers belong to rows of the earlier run.
         """
         with self._lock:
             earlier, self.events = self.events, queue.SimpleQueue()
             with contextlib.suppress(queue.Empty):
                 while True:
                     event = earlier.get_nowait()
-                    if isinstance(event, WORKER_EVENTS):
+                    if isinstance(event, (Started, Refused, Exited)):
                         self.events.put(event)
             return self.events
 

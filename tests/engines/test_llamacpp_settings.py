@@ -107,7 +107,8 @@ def test_there_are_no_more_slots_than_rows() -> None:
     assert choose(DECODER, CPU, gpu(24), rows=3).n_parallel == 3
     assert choose(DECODER, CPU, gpu(24), rows=0).n_parallel == 1
     assert choose(DECODER, CPU, gpu(24), rows=1_000_000).n_parallel == 16
-    assert choose(DECODER, CPU, gpu(24), rows=9, workers=2).n_parallel == 5
+    assert choose(DECODER, CPU, gpu(24), rows=20, workers=2).n_parallel == 10
+    assert choose(DECODER, CPU, gpu(24), rows=9, workers=2).n_parallel == 9  # only one of them is started
     assert choose(DECODER, CPU, gpu(24), rows=3, n_parallel=8).n_parallel == 8
     assert "n_parallel is 1 instead of 3" in choose(DECODER, CPU, gpu(7), rows=3).notes[0]
     assert choose(DECODER, CPU, gpu(24), rows=3).words.startswith("n_parallel 3 (for 3 rows), ")

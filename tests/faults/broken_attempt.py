@@ -85,7 +85,7 @@ class Fault:
     def _stop_signal(self, step: str, workers: list[int]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         if step in PUBLISHING_STEPS:
-            # The publishing thread would be done before the main thread looks.
+            # The thread that writes the output would be done before the main thread looks.
             self._stop.seen.wait(PATIENCE_SECONDS)
 
 

@@ -42,6 +42,10 @@ def cut_within_the_digest(file: Path, others: list[Path]) -> None:
     file.write_bytes(file.read_bytes()[:7])
 
 
+def zero_the_beginning_only(file: Path, others: list[Path]) -> None:
+    file.write_bytes(bytes(16))
+
+
 def empty(file: Path, others: list[Path]) -> None:
     file.write_bytes(b"")
 
@@ -58,6 +62,7 @@ DAMAGES = (
     flip_a_byte_in_the_middle,
     flip_the_first_byte,
     cut_in_half,
+    zero_the_beginning_only,
     cut_within_the_digest,
     empty,
     append,

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from airflow_mullama.storage.unpublished import LEFT_BEHIND_SECONDS, new_name, remove_left_behind, unpublished_file
-
-
-def age(path: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(path, (then, then))
+from airflow_mullama.storage.unpublished import SUFFIX, new_name, remove_left_behind, unpublished_file
 
 
 def test_a_file_is_removed_at_the_end_whatever_ends_it(tmp_path: Path) -> None:
@@ -33,9 +28,10 @@ def test_a_file_is_removed_at_the_end_whatever_ends_it(tmp_path: Path) -> None:
 
 def test_a_file_that_was_published_under_another_name_stays(tmp_path: Path) -> None:
     path = tmp_path / new_name()
-    with unpublished_file(str(path), 0o600):
-        path.write_bytes(b"whole")
+    with unpublished_file(str(path), 0o600) as file:
+        file.write(b"whole")
         path.rename(tmp_path / "published")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["published"]
     assert (tmp_path / "published").read_bytes() == b"whole"
 
 
@@ -58,22 +54,40 @@ def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"holding\n"
-        age(path, LEFT_BEHIND_SECONDS + 1)
         remove_left_behind(str(tmp_path))
         assert path.exists()
     remove_left_behind(str(tmp_path))
     assert not path.exists()
 
 
-def test_a_young_file_and_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    young, foreign = tmp_path / new_name(), tmp_path / "rows-0.arrow"
-    young.touch()
-    foreign.touch()
-    age(foreign, LEFT_BEHIND_SECONDS + 1)
+def test_files_of_other_hosts_and_other_kinds_are_left_alone(tmp_path: Path) -> None:
+    others = tmp_path / f"output-not-{platform.node()}-17-abcdef01{SUFFIX}"
+    unlocked, foreign = tmp_path / new_name().replace(SUFFIX, ".mullama-new"), tmp_path / "rows-0.arrow"
+    for path in (others, unlocked, foreign):
+        path.touch()
     (tmp_path / new_name()).symlink_to(foreign)
     remove_left_behind(str(tmp_path))
-    assert young.exists()
+    assert others.exists()
+    assert unlocked.exists()
     assert foreign.exists()
+
+
+def test_a_file_is_held_from_the_moment_it_can_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    rename = os.rename
+
+    def rename_while_another_looks(old: str, new: str) -> None:
+        remove_left_behind(str(tmp_path))
+        rename(old, new)
+        remove_left_behind(str(tmp_path))
+        seen.append(new)
+
+    monkeypatch.setattr("airflow_mullama.storage.unpublished.os.rename", rename_while_another_looks)
+    path = tmp_path / new_name()
+    with unpublished_file(str(path), 0o600):
+        assert path.exists()
+    assert seen == [str(path)]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_has_nothing_left_behind(tmp_path: Path) -> None:
