@@ -58,7 +58,7 @@ class Snapshot:
 
     def _percent(self) -> float:
         # Rounded down: 2999 of 3000 is not 100 %.
-        return math.floor(self.share * 1000) / 10
+        return math.floor(self.done * 1000 / self.total) / 10 if self.total else 100.0
 
     def to_json(self) -> dict[str, Any]:
         """As the task state store and the XCom ``progress`` hold it."""

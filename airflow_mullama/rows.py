@@ -167,16 +167,17 @@ EMBEDDING_COLUMN_NAMES = tuple(field.name for field in embedding_columns(1, pa.f
 
 
 def refuse_column_clash(input_names: list[str], added_names: tuple[str, ...], output_prefix: str) -> None:
-    """Refuse an input that already has a column of an output column's name.
+    """Refuse an input that already has a column of an output column's name, in whatever case: DuckDB, Spark and Hive
+    tell no two columns apart by that.
 
     Raises:
         ColumnClashError: names the columns and the remedy.
     """
-    added = {output_prefix + name for name in added_names}
-    clash = [name for name in input_names if name in added]
+    added = {(output_prefix + name).lower() for name in added_names}
+    clash = [name for name in input_names if name.lower() in added]
     if clash:
         listed = ", ".join(repr(name) for name in clash)
         raise ColumnClashError(
-            f"The input already has the column(s) {listed} that this job would add; "
+            f"The input already has the column(s) {listed} that this job would add, or that only differ in case; "
             f"set output_prefix= to a text that makes the new names different (now {output_prefix!r})."
         )

@@ -76,6 +76,11 @@ def test_a_clash_names_every_column_and_the_remedy() -> None:
         refuse_column_clash(["id", "response", "error"], ("response", "status", "error"), "")
 
 
+def test_names_that_only_differ_in_case_clash_as_query_engines_tell_none_apart() -> None:
+    with pytest.raises(ColumnClashError, match=r"'Status'.*differ in case; set output_prefix"):
+        refuse_column_clash(["id", "Status"], ("response", "status"), "")
+
+
 def test_a_prefix_ends_a_clash_and_can_make_another() -> None:
     refuse_column_clash(["response"], ("response",), "tag_")
     with pytest.raises(ColumnClashError, match=r"'tag_response'.*now 'tag_'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,21 @@ def test_a_task_leads_to_its_tab(map_index: int, address: str) -> None:
 
 
 def test_every_operator_with_numbers_has_the_tab() -> None:
-    from airflow_mullama.operators import MullamaEmbedOperator, MullamaGenerateOperator, MullamaSummaryOperator
+    from airflow_mullama import operators
 
-    for operator in (MullamaEmbedOperator, MullamaGenerateOperator, MullamaSummaryOperator):
-        assert "Mullama" in [link.name for link in operator.operator_extra_links]
+    without_numbers = {"MullamaListPartitionsOperator"}
+    for name in set(operators.__all__) - without_numbers:
+        assert "Mullama" in [link.name for link in getattr(operators, name).operator_extra_links], name
+
+
+def test_the_tab_knows_every_operator_with_numbers_by_its_name() -> None:
+    from airflow_mullama import operators
+    from airflow_mullama.decorators import tasks
+    from airflow_mullama.plugin.application import PAGES
+
+    pattern = re.search(r"const OPERATORS = /(.*)/;", (PAGES / "manifest.js").read_text())
+    assert pattern is not None
+    names = set(operators.__all__) - {"MullamaListPartitionsOperator"}
+    names |= {one.custom_operator_name for one in vars(tasks).values() if hasattr(one, "custom_operator_name")}
+    assert len(names) >= 6
+    assert [name for name in sorted(names) if not re.search(pattern[1], name)] == []

@@ -243,3 +243,25 @@ def test_minilm_gives_the_reference_vectors(run_operator: RunOperator, tmp_path:
     cosines = (ours * reference).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(reference, axis=1)
     assert len(cosines) == 50
     assert cosines.min() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("inputs", "place"),
+    [
+        (["/a.parquet", "/b.parquet"], {"input_number": 2, "input_count": 2}),
+        (["/a", "/c"], {}),  # the partition is one of those below a directory
+        ("/b.parquet", {}),
+    ],
+)
+def test_progress_says_which_of_a_list_of_inputs_it_is_of(inputs: Any, place: dict[str, int]) -> None:
+    from airflow_mullama.operators.progress import PROGRESS_KEY, TaskListener
+    from airflow_mullama.progress import Snapshot
+
+    kept: dict[str, Any] = {}
+
+    class Store:
+        set = kept.__setitem__
+
+    snapshot = Snapshot(1, 2, 0, 1.0, 1.0, 1.0, "/b.parquet")
+    TaskListener({"task_state_store": Store()}, inputs).progress(snapshot)
+    assert kept == {PROGRESS_KEY: {**snapshot.to_json(), **place}}

@@ -95,7 +95,7 @@ def instances(
     return found
 
 
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 def address(airflow: AirflowServer, task: str, map_index: int = -1, dag: str = DAG) -> str:
@@ -297,6 +297,8 @@ def call(tab: Any, airflow: AirflowServer, module: str, function: str, argument:
         ("/lake/a*b?.parquet", "'/lake/a[*]b[?].parquet'"),
         ("file:///lake/x.parquet", "'/lake/x.parquet'"),
         ("s3://connection@bucket/ds=1/x.parquet", "'s3://bucket/ds=1/x.parquet'"),
+        ("/lake/a\\b.parquet", "'/lake/a\\b.parquet'"),
+        ("/lake/a\\b[1].parquet", None),
         ("gs://bucket/it's.parquet", "'gs://bucket/it''s.parquet'"),
         ("abfss://container@account.dfs.core.windows.net/x.parquet", None),
     ],
@@ -331,6 +333,18 @@ def test_ids_are_read_as_either_airflow_writes_them(
     ids: dict[str, Any],
 ) -> None:
     assert call(tab, airflow, "address.js", "idsFromQuery", query) == ids
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "words"),
+    [(29, 100, "29 %"), (2999, 3000, "99.9 %"), (1, 3000, "< 0.1 %"), (0, 7, "0 %"), (7, 7, "100 %"), (0, 0, "0 %")],
+)
+def test_a_share_is_exact_and_never_rounded_up_to_all(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, part: int, whole: int, words: str
+) -> None:
+    tab.page.goto(f"{airflow.url}/mullama/format.js")
+    code = "async ([part, whole]) => (await import('./format.js')).percent(part, whole)"
+    assert tab.page.evaluate(code, [part, whole]) == words
 
 
 def sign_in(url: str, user: str, tab: Any) -> None:
@@ -380,3 +394,17 @@ def test_whoever_may_not_see_xcoms_is_told_so(ready_strict_airflow: str, tab: An
     )
     assert all("403" in one for one in tab.complaints)
     tab.complaints.clear()
+
+
+def test_a_task_that_is_cleared_shows_nothing_of_its_last_attempt(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
+) -> None:
+    """The last test here: nothing of the run is as it was afterwards."""
+    tab.page.goto(bare_address(airflow, "decorated"))
+    expect(tab.page.locator("#rows")).to_have_text("100")
+    # What is cleared of a paused DAG waits, and its XCom is still there.
+    airflow.client._request("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": True})
+    clear = {"dry_run": False, "dag_run_id": RUN, "task_ids": ["decorated"], "only_failed": False}
+    airflow.client._request("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", clear)
+    tab.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(tab.page.locator("main")).to_contain_text("Not started yet")

@@ -3,7 +3,6 @@
 import { apiAddress, instancePath, instancesPath, runPath } from "./address.js";
 
 const PAGE = 100;
-const MOST_PAGES = 50;
 
 export class Refused extends Error {
   constructor(status, detail) {
@@ -13,8 +12,18 @@ export class Refused extends Error {
   }
 }
 
+export class Unreachable extends Error {}
+
+async function answered(address) {
+  try {
+    return await fetch(address, { headers: { Accept: "application/json" } });
+  } catch (error) {
+    throw new Unreachable(error.message);
+  }
+}
+
 export async function read(path, parameters) {
-  const answer = await fetch(apiAddress(path, parameters), { headers: { Accept: "application/json" } });
+  const answer = await answered(apiAddress(path, parameters));
   if (!answer.ok) {
     const body = await answer.json().catch(() => ({}));
     throw new Refused(answer.status, typeof body.detail === "string" ? body.detail : "");
@@ -22,11 +31,11 @@ export async function read(path, parameters) {
   return answer.json();
 }
 
-async function unlessMissing(promise, statuses = [404]) {
+async function unlessMissing(promise) {
   try {
     return await promise;
   } catch (error) {
-    if (error instanceof Refused && statuses.includes(error.status)) return undefined;
+    if (error instanceof Refused && error.status === 404) return undefined;
     throw error;
   }
 }
@@ -52,15 +61,20 @@ export async function xcomKeys(ids) {
   return new Set(answer.xcom_entries.map((entry) => entry.key));
 }
 
+async function allPages(name, readPage) {
+  const found = [];
+  for (;;) {
+    const answer = await readPage({ limit: PAGE, offset: found.length });
+    found.push(...answer[name]);
+    if (answer[name].length === 0 || found.length >= answer.total_entries) return found;
+  }
+}
+
 // Which task instances of a run left something under a key, as `task/index`.
 export async function instancesWithXcom(ids, key) {
-  const found = [];
-  for (let page = 0; page < MOST_PAGES; page += 1) {
-    const parameters = { xcom_key: key, limit: PAGE, offset: found.length };
-    const answer = await read(`${runPath(ids)}/taskInstances/~/xcomEntries`, parameters);
-    found.push(...answer.xcom_entries);
-    if (answer.xcom_entries.length === 0 || found.length >= answer.total_entries) break;
-  }
+  const found = await allPages("xcom_entries", (page) =>
+    read(`${runPath(ids)}/taskInstances/~/xcomEntries`, { xcom_key: key, ...page }),
+  );
   return new Set(found.map((entry) => `${entry.task_id}/${entry.map_index}`));
 }
 
@@ -80,16 +94,25 @@ let hasStateStore = true;
 export async function progress(ids, instance) {
   if (hasStateStore) {
     const path = `${instancePath(ids)}/state-store`;
-    // Without the store, the last part of this address is taken for a map index, which it cannot be.
-    const answer = await unlessMissing(read(path, { map_index: ids.mapIndex, limit: PAGE }), [404, 422]);
-    if (answer !== undefined) {
+    try {
+      const answer = await read(path, { map_index: ids.mapIndex, limit: PAGE });
       const entry = answer.task_state_store.find(({ key }) => key === "progress");
       const old = Date.parse(entry?.updated_at) < Date.parse(instance.start_date);
       return entry && !old ? { ...entry.value, updated_at: entry.updated_at } : undefined;
+    } catch (error) {
+      if (!isNoStateStore(error)) {
+        if (error instanceof Refused && error.status === 404) return undefined; // of this instance only
+        throw error;
+      }
+      hasStateStore = false;
     }
-    hasStateStore = false;
   }
   return (await xcomKeys(ids)).has("progress") ? xcom(ids, "progress") : undefined;
+}
+
+// Without the store, the last part of its address is taken for a map index, which it cannot be.
+function isNoStateStore(error) {
+  return error instanceof Refused && (error.status === 422 || (error.status === 404 && error.detail === "Not Found"));
 }
 
 export async function extraLinks(ids) {
@@ -98,24 +121,26 @@ export async function extraLinks(ids) {
 }
 
 // All task instances of a run, or of one task of it.
-export async function taskInstances(ids) {
-  const found = [];
-  for (let page = 0; page < MOST_PAGES; page += 1) {
-    const answer = ids.task
-      ? await read(`${instancePath(ids)}/listMapped`, { limit: PAGE, offset: found.length, order_by: "map_index" })
-      : await read(instancesPath(ids), { limit: PAGE, offset: found.length });
-    found.push(...answer.task_instances);
-    if (answer.task_instances.length === 0 || found.length >= answer.total_entries) break;
-  }
-  return found;
+export function taskInstances(ids) {
+  return allPages("task_instances", (page) =>
+    ids.task
+      ? read(`${instancePath(ids)}/listMapped`, { ...page, order_by: "map_index" })
+      : read(instancesPath(ids), page),
+  );
 }
 
 let contract;
 
+async function readContract() {
+  const answer = await answered(new URL("./row-contract.json", document.baseURI));
+  if (!answer.ok) throw new Refused(answer.status, "");
+  return answer.json();
+}
+
 export function rowContract() {
-  contract ??= fetch(new URL("./row-contract.json", document.baseURI)).then((answer) => {
-    if (!answer.ok) throw new Refused(answer.status, "");
-    return answer.json();
+  contract ??= readContract().catch((error) => {
+    contract = undefined; // the next look may get it
+    throw error;
   });
   return contract;
 }

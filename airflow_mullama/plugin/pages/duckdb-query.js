@@ -31,6 +31,8 @@ function duckdbPath(path) {
   if (path.includes("://") && !READABLE.test(path)) return undefined;
   // The connection that Airflow puts before a bucket means nothing outside of it.
   const plain = BUCKETS.test(path) ? path.replace(/^([a-z0-9]+:\/\/)[^/@]*@/, "$1") : path.replace(/^file:\/\//, "");
+  // DuckDB takes a backslash for a separator of folders in a pattern, and there is no other way to write a wildcard.
+  if (plain.includes("\\") && /[[*?]/.test(plain)) return undefined;
   // In a set, a character that is a wildcard otherwise stands for itself.
   return plain.replace(/[[*?]/g, "[$&]");
 }

@@ -17,7 +17,7 @@ export function percent(part, whole) {
   if (!(whole > 0)) return "0 %";
   const exact = (part / whole) * 100;
   if (exact > 0 && exact < 0.1) return "< 0.1 %";
-  return `${(Math.floor(exact * 10) / 10).toLocaleString(LOCALE)} %`;
+  return `${(Math.floor((part * 1000) / whole) / 10).toLocaleString(LOCALE)} %`;
 }
 
 export function seconds(value) {

@@ -3,34 +3,40 @@
 import { instanceTab } from "./address.js";
 import * as airflow from "./airflow-api.js";
 import { progressBar } from "./bars.js";
-import { airflowLink, card, element, replaceContent, sentence } from "./elements.js";
+import { airflowLink, card, element, sentence } from "./elements.js";
 import { count, plural, rate } from "./format.js";
 import { instanceName, stateBadge } from "./heading.js";
-import { LINK_NAME, failedRows, isFinal, isManifest, isOurOperator, isProgress, total } from "./manifest.js";
+import { LINK_NAME, failedRows, isManifest, isOurOperator, isProgress, isSummary, total } from "./manifest.js";
 import { errorsCard, rowsCard } from "./rows-view.js";
 import { table } from "./tables.js";
 
-// Manifests that are read without being asked for: each is a request.
+// Numbers that are read without being asked for: each is a request. Those that run come first, and besides.
 const READ_AT_ONCE = 100;
-const MOST_PROBED = 20;
+const MOST_PROBED = 200;
 
 const SUMMARY = "MullamaSummaryOperator";
+// States of those that did something, and should have said what.
+const ENDED = ["success", "failed"];
 const tableMemory = {};
 const accounts = new Map(); // by instance and attempt: what ended does not change
 let readUpTo = READ_AT_ONCE;
 let subclasses; // task ids of ours that their operator's name does not tell
+let unprobed = 0; // tasks that were not asked
 
-// Returns { instances, ours, left: Map(instance -> { manifest } or { progress }) }.
+// Returns { instances, ours, read, left }: of all instances ours, of those the ones whose numbers were read, and what was
+// there, as a Map from an instance to { manifest } or { progress }.
 export async function lookAtInstances(ids) {
   const instances = await airflow.taskInstances(ids);
   const mine = await ourTasks(ids, instances);
   // The summary adds up what the others say: it would count twice.
-  const ours = instances.filter((one) => mine.has(one.task_id) && one.operator_name !== SUMMARY);
+  let ours = instances.filter((one) => mine.has(one.task_id) && one.operator_name !== SUMMARY);
   ours.sort(
     (one, other) => one.task_id.localeCompare(other.task_id) || one.map_index - other.map_index,
   );
   const left = new Map();
-  const read = ours.slice(0, readUpTo);
+  const running = ours.filter((one) => one.state === "running").slice(0, READ_AT_ONCE);
+  const others = ours.filter((one) => one.state !== "running").slice(0, readUpTo);
+  let read = [...running, ...others];
   // A task over its error budget left its manifest under another key, and one that failed otherwise none.
   const anyFailed = read.some((one) => one.state === "failed");
   const overBudget = anyFailed ? await airflow.instancesWithXcom(ids, "manifest") : new Set();
@@ -39,7 +45,18 @@ export async function lookAtInstances(ids) {
     const found = await accountOf(ids, one, key);
     if (found !== undefined) left.set(one, found);
   });
-  return { instances, ours, left };
+  const isSum = (one) => left.get(one)?.summary === true; // a subclass of that operator
+  [ours, read] = [ours, read].map((some) => some.filter((one) => !isSum(one)));
+  return { instances, ours, read, left };
+}
+
+// What can be seen of them, as a text: what is read is not torn away while nothing new is known.
+export function newsOf({ ours, read, left }) {
+  return JSON.stringify([
+    ours.map((one) => [one.id, one.state, one.try_number, one.end_date]),
+    read.length,
+    [...left.values()].map((one) => one.progress),
+  ]);
 }
 
 async function ourTasks(ids, instances) {
@@ -52,6 +69,7 @@ async function ourTasks(ids, instances) {
   if (subclasses === undefined) {
     // A subclass has another name, and inherits the link to this tab.
     const probed = [...unknown.values()].slice(0, MOST_PROBED);
+    unprobed = unknown.size - probed.length;
     const found = await airflow.inTurns(probed, async (one) => {
       const names = await airflow.extraLinks(idsOf(ids, one));
       return names.includes(LINK_NAME) ? one.task_id : undefined;
@@ -77,21 +95,22 @@ async function accountOf(ids, instance, xcomKey) {
   const key = `${instance.task_id}/${instance.map_index}/${instance.try_number}/${instance.end_date}`;
   if (!accounts.has(key)) {
     const manifest = await airflow.xcom(own, xcomKey);
-    accounts.set(key, isManifest(manifest) ? { manifest } : undefined);
+    accounts.set(key, isSummary(manifest) ? { summary: true } : isManifest(manifest) ? { manifest } : undefined);
   }
   return accounts.get(key);
 }
 
-export async function instancesView(ids, { ours, left }) {
+// `lookAgain` is called when more is to be read.
+export async function instancesView(ids, { ours, read, left }, lookAgain) {
   const contract = await airflow.rowContract();
   const manifests = [...left.values()].map((one) => one.manifest).filter(Boolean);
   const running = [...left.values()].map((one) => one.progress).filter(Boolean);
-  const read = ours.slice(0, readUpTo);
-  const without = read.filter((one) => isFinal(one.state) && !left.get(one)?.manifest).length;
+  const without = read.filter((one) => ENDED.includes(one.state) && !left.get(one)?.manifest).length;
   const sum = total(manifests);
   return [
     element("header", {}, element("h1", {}, plural(ours.length, "task instance")), tally(ours)),
-    read.length < ours.length && readMore(ids, ours.length),
+    read.length < ours.length && readMore(read.length, ours.length, lookAgain),
+    unprobed > 0 && sentence(`${plural(unprobed, "further task")} of this run may be ours under another operator’s name.`),
     manifests.length > 0 && rowsCard(sum, contract, `Rows of ${plural(manifests.length, "finished task instance")}`),
     running.length > 0 && runningCard(running),
     without > 0 &&
@@ -107,15 +126,15 @@ function tally(instances) {
   return [...states].map(([state, number]) => element("span", { class: "tally" }, stateBadge(state), ` ${count(number)}`));
 }
 
-function readMore(ids, all) {
-  const more = async () => {
+function readMore(read, all, lookAgain) {
+  const more = () => {
     readUpTo += READ_AT_ONCE;
-    replaceContent(await instancesView(ids, await lookAtInstances(ids)));
+    lookAgain();
   };
   return element(
     "p",
     { class: "sentence" },
-    `Numbers of the first ${count(readUpTo)} of ${count(all)}. `,
+    `Numbers of ${count(read)} of ${count(all)}. `,
     element("button", { type: "button", "data-key": "more", onclick: more }, `Read ${count(READ_AT_ONCE)} more`),
   );
 }

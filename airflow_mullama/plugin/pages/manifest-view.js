@@ -97,7 +97,7 @@ function timeCard(manifest) {
           ),
         ),
       ),
-      element("li", { class: "total" }, element("span", {}, "In all"), element("strong", {}, seconds(whole))),
+      element("li", { class: "total" }, element("span", {}, (manifest.partitions ?? []).length > 1 ? "In all, of the partitions together" : "In all"), element("strong", {}, seconds(whole))),
     ),
   );
 }

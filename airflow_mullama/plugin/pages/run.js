@@ -1,11 +1,11 @@
 // The tab of a run: all its tasks that are ours, and their sum.
 
 import { idsFromQuery } from "./address.js";
-import { announce, replaceContent, sentence } from "./elements.js";
-import { instancesView, lookAtInstances } from "./instances-view.js";
+import { replaceContent, sentence } from "./elements.js";
+import { instancesView, lookAtInstances, newsOf } from "./instances-view.js";
 import { isFinal } from "./manifest.js";
-import { poll } from "./polling.js";
-import { explain, mayPass } from "./refusals.js";
+import { SELDOM_MS, poll } from "./polling.js";
+import { showFailure } from "./refusals.js";
 import { followTheme } from "./theme.js";
 
 const EVERY_MS = 5000;
@@ -17,21 +17,19 @@ let shown; // what the content was made of
 
 async function look() {
   const seen = await lookAtInstances(ids);
-  const news = JSON.stringify([seen.ours.map((one) => [one.id, one.state, one.try_number]), [...seen.left.values()]]);
+  const news = newsOf(seen);
   if (news !== shown) {
-    replaceContent(seen.ours.length ? await instancesView(ids, seen) : [sentence(FOREIGN)]);
+    replaceContent(seen.ours.length ? await instancesView(ids, seen, lookAgain) : [sentence(FOREIGN)]);
   }
   shown = news;
-  return seen.ours.some((one) => !isFinal(one.state));
+  return seen.ours.some((one) => !isFinal(one.state)) ? EVERY_MS : SELDOM_MS;
 }
 
 function failed(error) {
-  const passing = mayPass(error);
-  if (passing && shown !== undefined) announce(explain(error, "this run"));
-  else replaceContent([sentence(explain(error, "this run"), "refused")]);
+  const again = showFailure(error, "this run", shown !== undefined);
   shown &&= "an older state";
-  return passing;
+  return again;
 }
 
 followTheme();
-poll(look, EVERY_MS, failed);
+const lookAgain = poll(look, EVERY_MS, failed);

@@ -17,7 +17,7 @@ export function table(caption, columns, rows, memory = {}) {
       element(
         "table",
         { "aria-label": caption },
-        element("thead", {}, element("tr", {}, columns.map((column, index) => heading(column, index, memory, draw)))),
+        element("thead", {}, element("tr", {}, columns.map((column, index) => heading(caption, column, index, memory, draw)))),
         element(
           "tbody",
           {},
@@ -36,7 +36,7 @@ export function table(caption, columns, rows, memory = {}) {
           "p",
           { class: "more" },
           `${count(memory.shown)} of ${count(rows.length)} shown. `,
-          element("button", { type: "button", onclick: next }, `Show ${count(Math.min(PAGE, more))} more`),
+          element("button", { type: "button", "data-key": `more ${caption}`, onclick: next }, `Show ${count(Math.min(PAGE, more))} more`),
         ),
       );
     }
@@ -46,7 +46,7 @@ export function table(caption, columns, rows, memory = {}) {
   return holder;
 }
 
-function heading(column, index, memory, draw) {
+function heading(caption, column, index, memory, draw) {
   if (!column.value) return element("th", { scope: "col", class: kind(column) }, column.title);
   const active = memory.column === index;
   const sort = () => {
@@ -63,7 +63,7 @@ function heading(column, index, memory, draw) {
     },
     element(
       "button",
-      { type: "button", class: "sort", "data-sort": index, onclick: sort },
+      { type: "button", class: "sort", "data-sort": index, "data-key": `sort ${caption} ${index}`, onclick: sort },
       column.title,
       element("span", { "aria-hidden": "true" }, active ? (memory.descending ? " ↓" : " ↑") : ""),
     ),

@@ -2,22 +2,27 @@
 
 import { idsFromQuery } from "./address.js";
 import * as airflow from "./airflow-api.js";
-import { announce, replaceContent, sentence } from "./elements.js";
+import { replaceContent, sentence } from "./elements.js";
 import { instanceHeading } from "./heading.js";
-import { instancesView, lookAtInstances } from "./instances-view.js";
+import { instancesView, lookAtInstances, newsOf } from "./instances-view.js";
 import { emptySummaryView, manifestView } from "./manifest-view.js";
 import { LINK_NAME, isFinal, isManifest, isOurOperator, isProgress, isSummary } from "./manifest.js";
-import { poll } from "./polling.js";
+import { SELDOM_MS, poll } from "./polling.js";
 import { progressView } from "./progress-view.js";
-import { explain, mayPass } from "./refusals.js";
+import { showFailure } from "./refusals.js";
 import { followTheme } from "./theme.js";
 
 const EVERY_MS = 3000;
+const IDLE_MS = 10_000; // not scheduled yet, and perhaps never
 const FOREIGN = "This task does not use Mullama, so there is nothing to show here.";
 
 const ids = idsFromQuery(window.location.search);
 let ours; // whether the task is one of ours; not known at first
 let shown; // what the content was made of
+let settled; // the attempt whose end is shown
+
+// Anything else may wait for its next attempt, with what an earlier one left still there.
+const ENDED_BY_ITSELF = ["success", "failed", "up_for_retry"];
 
 // What the task left when it ended, whatever became of it.
 async function account() {
@@ -37,18 +42,23 @@ async function isOurs(instance) {
 async function look() {
   const instance = await foundInstance();
   if (instance === undefined) return lookAtMapped();
-  const left = instance.state === "running" ? undefined : await account();
+  const attempt = JSON.stringify([instance.state, instance.try_number, instance.start_date, instance.end_date]);
+  if (attempt === settled) return SELDOM_MS;
+  const left = ENDED_BY_ITSELF.includes(instance.state) ? await account() : undefined;
   if (left === undefined) ours ??= await isOurs(instance);
   if (left === undefined && !ours) {
-    replaceContent([sentence(FOREIGN)]);
-    return false;
+    if (shown !== FOREIGN) replaceContent([sentence(FOREIGN)]);
+    shown = FOREIGN;
+    return SELDOM_MS;
   }
   const progress = left === undefined && instance.start_date ? await airflow.progress(ids, instance) : undefined;
   // What is read is not torn away while nothing new is known.
   const news = JSON.stringify([instance.state, instance.try_number, left, progress]);
   if (news !== shown) replaceContent([instanceHeading(instance), ...(await body(instance, left, progress))]);
   shown = news;
-  return !isFinal(instance.state);
+  if (!isFinal(instance.state)) return instance.state === null ? IDLE_MS : EVERY_MS;
+  settled = attempt;
+  return SELDOM_MS;
 }
 
 async function body(instance, left, progress) {
@@ -87,20 +97,22 @@ async function foundInstance() {
 async function lookAtMapped() {
   const seen = await lookAtInstances(ids);
   if (seen.instances.length === 0) {
-    replaceContent([sentence("Airflow does not know this task instance any more.", "refused")]);
-    return false;
+    throw new airflow.Refused(404, "");
   }
-  replaceContent(seen.ours.length ? await instancesView(ids, seen) : [sentence(FOREIGN)]);
-  return seen.ours.some((one) => !isFinal(one.state));
+  const news = newsOf(seen);
+  if (news !== shown) {
+    replaceContent(seen.ours.length ? await instancesView(ids, seen, lookAgain) : [sentence(FOREIGN)]);
+  }
+  shown = news;
+  return seen.ours.some((one) => !isFinal(one.state)) ? EVERY_MS : SELDOM_MS;
 }
 
 function failed(error) {
-  const passing = mayPass(error);
-  if (passing && shown !== undefined) announce(explain(error, "this task"));
-  else replaceContent([sentence(explain(error, "this task"), "refused")]);
+  const again = showFailure(error, "this task", shown !== undefined);
   shown &&= "an older state";
-  return passing;
+  settled = undefined;
+  return again;
 }
 
 followTheme();
-poll(look, EVERY_MS, failed);
+const lookAgain = poll(look, EVERY_MS, failed);

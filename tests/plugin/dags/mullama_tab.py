@@ -18,6 +18,10 @@ class NightlyEmbedding(MullamaEmbedOperator):
     """Somebody's own operator."""
 
 
+class WeeklySummary(MullamaSummaryOperator):
+    """Likewise."""
+
+
 with DAG("mullama_tab", schedule=None, catchup=False):
     MullamaGenerateOperator(
         task_id="finished",
@@ -44,6 +48,7 @@ with DAG("mullama_tab", schedule=None, catchup=False):
         **ECHO,
     ).expand(input_path=[f"{LAKE}/ds=1", f"{LAKE}/ds=2", f"{LAKE}/ds=3"])
     MullamaSummaryOperator(task_id="summary", manifests=mapped.output, max_missing=1)
+    WeeklySummary(task_id="own_summary", manifests=mapped.output)
     NightlyEmbedding(
         task_id="subclass",
         input_path=f"{LAKE}/ds=1/rows.parquet",
