@@ -206,10 +206,11 @@ def test_progress_is_in_the_state_store_while_the_task_runs(watched: Watched, ev
     assert progress()["done"] == 60
 
 
-def test_a_task_links_to_its_output(watched: Watched, lake: Path, eventually: Callable[..., Any]) -> None:
+def test_a_task_links_to_its_output_and_its_tab(watched: Watched, lake: Path, eventually: Callable[..., Any]) -> None:
     eventually(lambda: watched.ended("over_budget"), seconds=120)
     address = f"https://lake.example.com/file/{str(lake).lstrip('/')}/over_budget"
-    assert watched.get("over_budget", "/links")["extra_links"] == {"Output": address}
+    tab = "dags/watched/runs/run/tasks/over_budget/plugin/mullama"
+    assert watched.get("over_budget", "/links")["extra_links"] == {"Output": address, "Mullama": tab}
     eventually(lambda: watched.ended("gone"), seconds=120)
     assert watched.get("gone", "/links")["extra_links"] == {"Output": None}
 
