@@ -209,10 +209,12 @@ def test_progress_is_in_the_state_store_while_the_task_runs(watched: Watched, ev
 def test_a_task_links_to_its_output_and_its_tab(watched: Watched, lake: Path, eventually: Callable[..., Any]) -> None:
     eventually(lambda: watched.ended("over_budget"), seconds=120)
     address = f"https://lake.example.com/file/{str(lake).lstrip('/')}/over_budget"
-    tab = "dags/watched/runs/run/tasks/over_budget/plugin/mullama"
-    assert watched.get("over_budget", "/links")["extra_links"] == {"Output": address, "Mullama": tab}
+    tab = "dags/watched/runs/run/tasks/{}/plugin/mullama"
+    links = watched.get("over_budget", "/links")["extra_links"]
+    assert links == {"Output": address, "Mullama": tab.format("over_budget")}
     eventually(lambda: watched.ended("gone"), seconds=120)
-    assert watched.get("gone", "/links")["extra_links"] == {"Output": None}
+    links = watched.get("gone", "/links")["extra_links"]
+    assert links == {"Output": None, "Mullama": tab.format("gone")}
 
 
 def test_a_key_that_a_task_tells_is_masked(watched: Watched, eventually: Callable[..., Any]) -> None:
