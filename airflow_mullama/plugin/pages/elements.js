@@ -30,27 +30,6 @@ export function facts(pairs) {
   );
 }
 
-// What was open or had the focus stays so when the content is made anew.
-export function replaceContent(nodes) {
-  const content = document.getElementById("content");
-  const focused = document.activeElement?.dataset?.key;
-  const open = new Set([...content.querySelectorAll("details[open][data-key]")].map((one) => one.dataset.key));
-  content.replaceChildren(...[nodes].flat(Infinity).filter(Boolean));
-  content.removeAttribute("aria-busy");
-  for (const one of content.querySelectorAll("[data-key]")) {
-    if (open.has(one.dataset.key)) one.open = true;
-    if (focused !== undefined && one.dataset.key === focused) one.focus({ preventScroll: true });
-  }
-}
-
-// Says something above the content that is there, until that is made anew.
-export function announce(text) {
-  document.getElementById("notice")?.remove();
-  const notice = sentence(text, "refused");
-  notice.id = "notice";
-  document.getElementById("content").prepend(notice);
-}
-
 export function copyButton(text, what) {
   const button = element("button", { type: "button", class: "copy", "aria-label": `Copy ${what}` }, "Copy");
   button.addEventListener("click", async () => {

@@ -3,10 +3,11 @@
 import { instanceTab } from "./address.js";
 import * as airflow from "./airflow-api.js";
 import { progressBar } from "./bars.js";
+import { show } from "./content.js";
 import { airflowLink, card, element, sentence } from "./elements.js";
 import { count, plural, rate } from "./format.js";
 import { instanceName, stateBadge } from "./heading.js";
-import { LINK_NAME, failedRows, isManifest, isOurOperator, isProgress, isSummary, total } from "./manifest.js";
+import { LINK_NAME, failedRows, isFinal, isManifest, isOurOperator, isProgress, isSummary, total } from "./manifest.js";
 import { errorsCard, rowsCard } from "./rows-view.js";
 import { table } from "./tables.js";
 
@@ -50,8 +51,14 @@ export async function lookAtInstances(ids) {
   return { instances, ours, read, left };
 }
 
-// What can be seen of them, as a text: what is read is not torn away while nothing new is known.
-export function newsOf({ ours, read, left }) {
+// Shows them, or `foreign` where none is ours; `lookAgain` is called when more is to be read. Returns whether one goes on.
+export async function showInstances(ids, seen, foreign, lookAgain) {
+  await show(newsOf(seen), () => (seen.ours.length ? instancesView(ids, seen, lookAgain) : [sentence(foreign)]));
+  return seen.ours.some((one) => !isFinal(one.state));
+}
+
+// What can be seen of them, as a text.
+function newsOf({ ours, read, left }) {
   return JSON.stringify([
     ours.map((one) => [one.id, one.state, one.try_number, one.end_date]),
     read.length,
@@ -100,8 +107,7 @@ async function accountOf(ids, instance, xcomKey) {
   return accounts.get(key);
 }
 
-// `lookAgain` is called when more is to be read.
-export async function instancesView(ids, { ours, read, left }, lookAgain) {
+async function instancesView(ids, { ours, read, left }, lookAgain) {
   const contract = await airflow.rowContract();
   const manifests = [...left.values()].map((one) => one.manifest).filter(Boolean);
   const running = [...left.values()].map((one) => one.progress).filter(Boolean);

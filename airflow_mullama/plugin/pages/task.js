@@ -2,14 +2,14 @@
 
 import { idsFromQuery } from "./address.js";
 import * as airflow from "./airflow-api.js";
-import { replaceContent, sentence } from "./elements.js";
+import { show, showFailure } from "./content.js";
+import { sentence } from "./elements.js";
 import { instanceHeading } from "./heading.js";
-import { instancesView, lookAtInstances, newsOf } from "./instances-view.js";
+import { lookAtInstances, showInstances } from "./instances-view.js";
 import { emptySummaryView, manifestView } from "./manifest-view.js";
 import { LINK_NAME, isFinal, isManifest, isOurOperator, isProgress, isSummary } from "./manifest.js";
 import { SELDOM_MS, poll } from "./polling.js";
 import { progressView } from "./progress-view.js";
-import { showFailure } from "./refusals.js";
 import { followTheme } from "./theme.js";
 
 const EVERY_MS = 3000;
@@ -18,7 +18,6 @@ const FOREIGN = "This task does not use Mullama, so there is nothing to show her
 
 const ids = idsFromQuery(window.location.search);
 let ours; // whether the task is one of ours; not known at first
-let shown; // what the content was made of
 let settled; // the attempt whose end is shown
 
 // Anything else may wait for its next attempt, with what an earlier one left still there.
@@ -47,15 +46,12 @@ async function look() {
   const left = ENDED_BY_ITSELF.includes(instance.state) ? await account() : undefined;
   if (left === undefined) ours ??= await isOurs(instance);
   if (left === undefined && !ours) {
-    if (shown !== FOREIGN) replaceContent([sentence(FOREIGN)]);
-    shown = FOREIGN;
+    await show(FOREIGN, () => [sentence(FOREIGN)]);
     return SELDOM_MS;
   }
   const progress = left === undefined && instance.start_date ? await airflow.progress(ids, instance) : undefined;
-  // What is read is not torn away while nothing new is known.
   const news = JSON.stringify([instance.state, instance.try_number, left, progress]);
-  if (news !== shown) replaceContent([instanceHeading(instance), ...(await body(instance, left, progress))]);
-  shown = news;
+  await show(news, async () => [instanceHeading(instance), ...(await body(instance, left, progress))]);
   if (!isFinal(instance.state)) return instance.state === null ? IDLE_MS : EVERY_MS;
   settled = attempt;
   return SELDOM_MS;
@@ -96,22 +92,13 @@ async function foundInstance() {
 
 async function lookAtMapped() {
   const seen = await lookAtInstances(ids);
-  if (seen.instances.length === 0) {
-    throw new airflow.Refused(404, "");
-  }
-  const news = newsOf(seen);
-  if (news !== shown) {
-    replaceContent(seen.ours.length ? await instancesView(ids, seen, lookAgain) : [sentence(FOREIGN)]);
-  }
-  shown = news;
-  return seen.ours.some((one) => !isFinal(one.state)) ? EVERY_MS : SELDOM_MS;
+  if (seen.instances.length === 0) throw new airflow.Refused(404, "");
+  return (await showInstances(ids, seen, FOREIGN, lookAgain)) ? EVERY_MS : SELDOM_MS;
 }
 
 function failed(error) {
-  const again = showFailure(error, "this task", shown !== undefined);
-  shown &&= "an older state";
   settled = undefined;
-  return again;
+  return showFailure(error, "this task");
 }
 
 followTheme();
