@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -27,6 +28,7 @@ class BackgroundWork(Generic[Result]):
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
+        self._patience_ends = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True, name=name)
         self._thread.start()
 
@@ -54,13 +56,15 @@ class BackgroundWork(Generic[Result]):
         return self._result  # type: ignore[return-value]
 
     def give_up(self) -> None:
-        """Nobody will wait any more: the work is to end."""
-        self._abandoned.set()
+        """Nobody will wait any more: the work is to end, and has a moment to clean up from now on."""
+        if not self._abandoned.is_set():
+            self._patience_ends = time.monotonic() + ABANDON_SECONDS
+            self._abandoned.set()
 
     def abandon(self) -> None:
-        """Nobody waits any more: the work is to end, and gets a moment to clean up."""
+        """Likewise, and wait for that moment; it is one, however often this is called."""
         self.give_up()
-        self._thread.join(ABANDON_SECONDS)
+        self._thread.join(max(0.0, self._patience_ends - time.monotonic()))
 
     def _raise_if_abandoned(self) -> None:
         if self._abandoned.is_set():

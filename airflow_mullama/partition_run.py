@@ -199,7 +199,7 @@ class PartitionRun:
             durable.finish()
             size = writing.wait(self._raise_if_stopped)
         except BaseException:
-            give_up()
+            durable.abandon()
             writing.abandon()
             raise
         manifest = self._manifest(size)
