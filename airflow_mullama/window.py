@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mullama.engines.base import ROWS_PER_WORKER
 from airflow_mullama.errors import EngineFailedError, WorkerCrashError
 from airflow_mullama.prefix_order import side_by_side
 from airflow_mullama.rows import INVALID_OUTPUT_TYPES, RETRYABLE_ERROR_TYPES, ErrorType
@@ -47,8 +48,6 @@ ASKED_AGAIN = (*RETRYABLE_ERROR_TYPES, *INVALID_OUTPUT_TYPES)
 
 Item = tuple[int, int, str]  # row, attempt, text
 
-# A further worker is started for so many rows that wait: a few rows are no reason to load a model twice.
-ROWS_PER_WORKER = 16
 CAPACITY_UNTIL_LOADED = 64
 
 

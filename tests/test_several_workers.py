@@ -11,12 +11,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.engines.base import EngineSettings
+from airflow_mullama.engines.base import ROWS_PER_WORKER, EngineSettings
 from airflow_mullama.errors import ConfigurationError, JobStoppedError, WorkerCrashError
 from airflow_mullama.gpus import GpuLease, GpuRequest, lease_gpus
 from airflow_mullama.jobs import GenerateJob
 from airflow_mullama.runner import run_partition
-from airflow_mullama.window import ROWS_PER_WORKER, RequestWindow
+from airflow_mullama.window import RequestWindow
 from airflow_mullama.worker.client import Exited, Started
 from airflow_mullama.worker.session import EngineSession
 

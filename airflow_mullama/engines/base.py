@@ -12,6 +12,9 @@ import numpy.typing as npt
 from airflow_mullama.rows import RowError
 from airflow_mullama.sampling import Sampling
 
+# A further worker is started for so many rows that wait: a few rows are no reason to load a model twice.
+ROWS_PER_WORKER = 16
+
 
 @dataclass(frozen=True)
 class EngineSettings:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_mullama.engines.base import EngineSettings
+from airflow_mullama.engines.base import ROWS_PER_WORKER, EngineSettings
 from airflow_mullama.engines.llamacpp_memory import Memory, is_gpu, kv_bytes_per_token
 from airflow_mullama.engines.options import Check, OfType, OneOf, Whole
 from airflow_mullama.engines.resources import usable_cores
@@ -142,8 +142,8 @@ def _context_reason(options: Mapping[str, Any], header: GgufHeader) -> str:
 
 
 def _rows_per_worker(rows: int, workers: int) -> int:
-    """A further worker is only started for so many rows as one of them has slots."""
-    started = min(workers, max(1, -(-rows // DEFAULT_N_PARALLEL)))
+    """Only as many workers are started as have their share of rows."""
+    started = min(workers, max(1, -(-rows // ROWS_PER_WORKER)))
     return max(1, -(-rows // started))
 
 
