@@ -1,219 +1,90 @@
-"""Hive keys: what the segments ``key=value`` of a path say, and choosing partitions by them.
+"""What names in a lake mean, by the convention of Hive, Spark and Arrow.
 
-Values are compared as what they look like: numbers where both are numbers, points in time where both are ISO 8601 dates
-or times (without a zone: UTC; a date alone stands for its whole day), else texts. So ``3`` is ``03``, and ``10`` comes
-after ``9``.
+A folder ``key=value``, a hive segment, says that of every row below it. A name that begins with ``.``, or with
+``_`` and is no hive segment, is not data. What a file's format is, is told by the end of its name.
 """
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from urllib.parse import unquote
 
-from airflow_mullama.errors import ConfigurationError
-
-HIVE_SEGMENT = re.compile(r"^[^/=]+=[^/]*$")
-NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive, Spark and Arrow write a null into a path
-
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_MOMENT = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"([Tt _]([0-9]{2})(?::?([0-9]{2})(?::?([0-9]{2})(?:\.([0-9]{1,9}))?)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})?)?"
-)
-_RANGE_KEYS = frozenset({"from", "to"})
-_SPELLINGS = (
-    "give a value ('2026-01-31'), a list of values, or a range {'from': '2026-01-01', 'to': '2026-01-31'}, both ends "
-    "included"
-)
+NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how a null is written into a path
+PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+CSV_SUFFIXES = (".csv", ".csv.gz")
 
 HiveValues = Mapping[str, str | None]
 """Values of a path's hive keys; ``None`` stands for Hive's null."""
 
-
-@dataclass(frozen=True)
-class _Moment:
-    """A point in time, or a whole day."""
-
-    at: datetime.datetime
-    whole_day: bool
+_SEGMENT = re.compile(r"[^/=]+=[^/]*")
 
 
-@dataclass(frozen=True)
-class _Values:
-    """Any of these values."""
-
-    values: tuple[str | None, ...]
-
-    def matches(self, value: str | None) -> bool:
-        return any(_same(value, wanted) for wanted in self.values)
-
-    def __str__(self) -> str:
-        return " or ".join("null" if value is None else value for value in self.values)
+def is_data(name: str) -> bool:
+    """Whether a file or folder of this name is data."""
+    return not name.startswith(".") and (not name.startswith("_") or "=" in name)
 
 
-@dataclass(frozen=True)
-class _Range:
-    """From one value to another, both included; ``None`` is an open end."""
-
-    low: str | None
-    high: str | None
-
-    def matches(self, value: str | None) -> bool:
-        if value is None:
-            return False
-        after = self.low is None or compare_values(value, self.low) >= 0
-        return after and (self.high is None or compare_values(value, self.high) <= 0)
-
-    def __str__(self) -> str:
-        return f"from {self.low or 'the first'} to {self.high or 'the last'}"
+def is_parquet(name: str) -> bool:
+    """Whether a name, or a path's last one, is that of a Parquet file."""
+    return name.lower().endswith(PARQUET_SUFFIXES)
 
 
-@dataclass(frozen=True)
-class HiveFilter:
-    """Which partitions to take; made by :meth:`parse`.
+class DataFormat(Enum):
+    """How a file holds its rows."""
 
-    Args:
-        conditions: one for each key; all must hold.
-    """
+    PARQUET = "Parquet"
+    JSON_LINES = "JSON Lines"
+    CSV = "CSV"
 
-    conditions: tuple[tuple[str, _Values | _Range], ...]
 
-    @classmethod
-    def parse(cls, where: Mapping[str, Any]) -> HiveFilter:
-        """Read a filter such as ``{"ds": {"from": "2026-01-01"}, "region": ["eu", "us"]}``.
+SUFFIXES: Mapping[DataFormat, tuple[str, ...]] = {
+    DataFormat.PARQUET: PARQUET_SUFFIXES,
+    DataFormat.JSON_LINES: JSON_LINES_SUFFIXES,
+    DataFormat.CSV: CSV_SUFFIXES,
+}
+DATA_SUFFIXES = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 
-        Raises:
-            ConfigurationError: it is not spelled so.
-        """
-        if not isinstance(where, Mapping) or not where:
-            raise ConfigurationError(
-                f"where is {where!r}; it must be a dictionary of hive keys, such as {{'ds': '2026-01-31'}}."
-            )
-        conditions: list[tuple[str, _Values | _Range]] = []
-        for key, condition in where.items():
-            if not isinstance(key, str) or not key or "=" in key or "/" in key:
-                raise ConfigurationError(
-                    f"where has the key {key!r}; a key is what stands before '=' in ds=2026-01-31."
-                )
-            conditions.append((key, _condition(key, condition)))
-        return cls(tuple(conditions))
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys it names."""
-        return tuple(key for key, _ in self.conditions)
+def data_format(name: str) -> DataFormat | None:
+    """The format that a file's name, or a path's last one, tells; ``None`` where it tells none that is read."""
+    for format_, suffixes in SUFFIXES.items():
+        if name.lower().endswith(suffixes):
+            return format_
+    return None
 
-    def matches(self, values: HiveValues) -> bool:
-        """Whether a partition with these values is wanted. One that lacks a key is not."""
-        return all(key in values and condition.matches(values[key]) for key, condition in self.conditions)
 
-    def may_match(self, segment: str) -> bool:
-        """Whether anything below a directory of this name can be wanted."""
-        values = hive_values(segment)
-        return all(key not in values or condition.matches(values[key]) for key, condition in self.conditions)
+def as_parquet_name(name: str) -> str:
+    """The name of the Parquet file that is made of a file or directory of this name."""
+    if is_parquet(name):
+        return name
+    for suffix in DATA_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[: -len(suffix)]
+            break
+    return f"{name}.parquet"
 
-    def __str__(self) -> str:
-        return ", ".join(f"{key} {condition}" for key, condition in self.conditions)
+
+def is_hive_segment(name: str) -> bool:
+    """Whether a folder of this name says a key's value."""
+    return _SEGMENT.fullmatch(name) is not None
+
+
+def hive_run(segments: Sequence[str]) -> list[str]:
+    """The unbroken run of hive segments at the end of a folder's path."""
+    first = len(segments)
+    while first > 0 and is_hive_segment(segments[first - 1]):
+        first -= 1
+    return list(segments[first:])
 
 
 def hive_values(path: str) -> dict[str, str | None]:
-    """What the ``key=value`` segments of a path say; the last one counts where a key occurs twice."""
+    """What all hive segments of a path say, as before escaping; the last one counts where a key occurs twice."""
     values: dict[str, str | None] = {}
     for segment in path.split("/"):
-        if HIVE_SEGMENT.match(segment):
+        if is_hive_segment(segment):
             key, _, value = segment.partition("=")
             values[unquote(key)] = None if value == NULL_VALUE else unquote(value)
     return values
-
-
-def compare_values(value: str, other: str) -> int:
-    """Negative, zero or positive, as ``value`` comes before, is, or comes after ``other``."""
-    number, other_number = _number(value), _number(other)
-    if number is not None and other_number is not None:
-        return (number > other_number) - (number < other_number)
-    moment, other_moment = _moment(value), _moment(other)
-    if moment is not None and other_moment is not None:
-        if moment.whole_day or other_moment.whole_day:
-            day, other_day = moment.at.date(), other_moment.at.date()
-            return (day > other_day) - (day < other_day)
-        return (moment.at > other_moment.at) - (moment.at < other_moment.at)
-    return (value > other) - (value < other)
-
-
-def kind_of(value: str) -> str:
-    """As what a value is compared: ``number``, ``moment`` or ``text``."""
-    if _number(value) is not None:
-        return "number"
-    return "text" if _moment(value) is None else "moment"
-
-
-def describe_values(values: Iterable[str | None]) -> str:
-    """A key's values in few words, for a message."""
-    texts = sorted({NULL_VALUE if value is None else value for value in values})
-    return ", ".join(texts) if len(texts) <= 3 else f"{texts[0]} … {texts[-1]} ({len(texts)} values)"
-
-
-def _condition(key: str, condition: Any) -> _Values | _Range:
-    if isinstance(condition, Mapping):
-        if not condition or not set(condition) <= _RANGE_KEYS:
-            raise ConfigurationError(f"where has {condition!r} for {key!r}; {_SPELLINGS}.")
-        low, high = (_value_text(key, condition[end]) if end in condition else None for end in ("from", "to"))
-        if low is not None and high is not None and compare_values(low, high) > 0:
-            raise ConfigurationError(f"where has a range for {key!r} that ends ({high}) before it begins ({low}).")
-        return _Range(low, high)
-    if isinstance(condition, Sequence) and not isinstance(condition, str):
-        if not condition:
-            raise ConfigurationError(f"where has an empty list for {key!r}; {_SPELLINGS}.")
-        return _Values(tuple(None if value is None else _value_text(key, value) for value in condition))
-    return _Values((None if condition is None else _value_text(key, condition),))
-
-
-def _value_text(key: str, value: Any) -> str:
-    if isinstance(value, (datetime.date, datetime.datetime)):
-        return value.isoformat()
-    if isinstance(value, str) or (isinstance(value, (int, float, decimal.Decimal)) and not isinstance(value, bool)):
-        return str(value)
-    raise ConfigurationError(f"where has {value!r} for {key!r}; {_SPELLINGS}.")
-
-
-def _same(value: str | None, wanted: str | None) -> bool:
-    if value is None or wanted is None:
-        return value is wanted
-    return compare_values(value, wanted) == 0
-
-
-def _number(text: str) -> decimal.Decimal | None:
-    return decimal.Decimal(text) if _NUMBER.fullmatch(text) else None
-
-
-def _moment(text: str) -> _Moment | None:
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day, time, hour, minute, second, fraction, zone = match.groups()
-    try:
-        at = datetime.datetime(
-            int(year),
-            int(month),
-            int(day),
-            int(hour or 0),
-            int(minute or 0),
-            int(second or 0),
-            int((fraction or "").ljust(6, "0")[:6]),
-            tzinfo=_zone(zone),
-        )
-        return _Moment(at.astimezone(datetime.timezone.utc), time is None)
-    except (ValueError, OverflowError):  # such as 2026-02-30: a text like any other
-        return None
-
-
-def _zone(text: str | None) -> datetime.timezone:
-    if text is None or text in "Zz":
-        return datetime.timezone.utc
-    minutes = int(text[1:3]) * 60 + int(text[-2:])
-    return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))

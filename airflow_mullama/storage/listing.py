@@ -1,32 +1,39 @@
-"""Finding the Parquet files below a directory, without listing what a filter rules out.
-
-Names that begin with ``_`` or ``.`` are not data (the convention of Hive, Spark and Arrow).
-"""
+"""Finding the data files below a directory, without listing what a filter rules out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import bisect
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from airflow_mullama.background import map_ahead
 from airflow_mullama.errors import InputUnreadableError, StorageUnavailableError
 from airflow_mullama.storage.filesystems import Location
-from airflow_mullama.storage.hive import HIVE_SEGMENT, HiveFilter, hive_values
+from airflow_mullama.storage.hive import data_format, hive_values, is_data, is_hive_segment
+from airflow_mullama.storage.hive_filter import HiveFilter
+from airflow_mullama.storage.links import Entry, LinkedTree
+from airflow_mullama.storage.table_formats import refuse_marker
 
-PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 # A filter that leaves more directories than this is applied after listing everything: fewer, larger requests.
 MOST_LISTED_APART = 64
+# Of a store, each costs two requests.
+OPENED_AT_ONCE = 16
+# The second is of files whose footer is encrypted: they are Parquet, and refused as such.
+PARQUET_MAGIC = (b"PAR1", b"PARE")
+SMALLEST_PARQUET = 12
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A directory that holds Parquet files directly.
+    """A directory that holds data files directly.
 
     Args:
         relative: its path below the directory that was listed; empty for that one itself.
-        files: the Parquet files in it, in the order of their names.
+        files: the data files in it, in the order of their names.
         size: bytes of them.
     """
 
@@ -37,15 +44,17 @@ class Leaf:
 
 @dataclass
 class KeysSeen:
-    """What was come across while listing, wanted or not: for a message that says what there is.
+    """What was found while listing, wanted or not: for a message that says what there is.
 
     Args:
         values: of each hive key.
         reached_files: whether the listing got down to a data file.
+        no_tables: paths of directories that no table format keeps.
     """
 
     values: dict[str, set[str | None]] = field(default_factory=dict)
     reached_files: bool = False
+    no_tables: set[str] = field(default_factory=set)
 
     def add(self, path: str) -> None:
         """Take the keys and values of a path."""
@@ -53,89 +62,135 @@ class KeysSeen:
             self.values.setdefault(key, set()).add(value)
 
 
-def is_data(name: str) -> bool:
-    """Whether a file or directory of this name is data."""
-    return not name.startswith(("_", "."))
-
-
-def is_parquet(name: str) -> bool:
-    """Whether a file of this name is taken for Parquet."""
-    return is_data(name) and name.lower().endswith(PARQUET_SUFFIXES)
-
-
 def list_leaves(source: Location, where: HiveFilter | None, seen: KeysSeen) -> list[Leaf]:
-    """The directories at or below ``source`` that hold Parquet files, in order of path.
+    """The directories at or below ``source`` that hold data files, in order of path.
 
     Args:
         source: a directory.
         where: leaves out what it rules out.
-        seen: is told of everything come across, wanted or not.
+        seen: is told of everything found, wanted or not.
 
     Raises:
-        InputUnreadableError: a hive directory holds files, and none is Parquet.
+        InputUnreadableError: a hive directory holds files, and none is data.
         StorageUnavailableError: the filesystem does not answer.
     """
-    parquet: dict[str, list[pafs.FileInfo]] = {}
+    data: dict[str, list[Entry]] = {}
+    without_suffix: dict[str, list[Entry]] = {}
     foreign: dict[str, str] = {}
     values_of_source = hive_values(source.path)
     try:
-        for info in _walk(source.filesystem, source.path, where, seen):
-            *directories, name = info.path[len(source.path) :].strip("/").split("/")
-            if info.type != pafs.FileType.File or not all(map(is_data, [*directories, name])):
+        for entry in _entries(source, where, seen):
+            *directories, name = entry.path[len(source.path.rstrip("/")) + 1 :].split("/")
+            refuse_marker(source, [*directories, name])
+            if not entry.is_file or not all(map(is_data, [*directories, name])):
                 continue
+            if "" in directories:
+                raise InputUnreadableError(
+                    f"{source.url!r} holds the key {entry.path!r} with an empty name between two slashes, which Arrow "
+                    "cannot open; move the object to a key without one."
+                )
             relative = "/".join(directories)
             seen.reached_files = True
             seen.add(relative)
             if where is not None and not where.matches({**values_of_source, **hive_values(relative)}):
                 continue
-            if is_parquet(name):
-                parquet.setdefault(relative, []).append(info)
+            if data_format(name) is not None:
+                data.setdefault(relative, []).append(entry)
+            elif "." not in name:
+                without_suffix.setdefault(relative, []).append(entry)
             else:
                 foreign.setdefault(relative, name)
+        unnamed = [(relative, entry) for relative, entries in without_suffix.items() for entry in entries]
+        at_once = 1 if source.is_local else OPENED_AT_ONCE
+        begins = map_ahead(lambda one: begins_as_parquet(source.filesystem, one[1]), unnamed, at_once, "mullama-list")
+        for (relative, entry), is_parquet in zip(unnamed, begins, strict=True):
+            if is_parquet:
+                data.setdefault(relative, []).append(entry)
+            else:
+                foreign.setdefault(relative, entry.name)
     except (OSError, pa.ArrowException) as error:
         raise StorageUnavailableError(f"The directory {source.url!r} cannot be listed: {error}.") from error
-    for relative, name in sorted(foreign.items()):
-        _refuse_without_parquet(source, relative, name, parquet)
-    return [_leaf(source, relative, parquet[relative]) for relative in sorted(parquet)]
+    _refuse_days_without_data(source, foreign, data)
+    return [_leaf(source, relative, data[relative]) for relative in sorted(data)]
+
+
+def begins_as_parquet(filesystem: pafs.FileSystem, entry: Entry) -> bool:
+    """Whether a file without a suffix (Hive and Impala write ``000000_0``) begins as Parquet does."""
+    if entry.size < SMALLEST_PARQUET:
+        return False
+    with filesystem.open_input_file(entry.path) as file:
+        return file.read(4) in PARQUET_MAGIC
+
+
+def _entries(source: Location, where: HiveFilter | None, seen: KeysSeen) -> Iterator[Entry]:
+    """Everything below the source but the hive directories that ``where`` rules out; each real file once."""
+    if not source.is_local:
+        yield from _walk(partial(_children, source.filesystem), source, where, seen)
+        return
+    tree = LinkedTree(source.path)
+    yield from _walk(tree.children, source, where, seen)
+    for entry in tree.further():
+        yield entry
+        if not entry.is_file and (where is None or where.may_match(entry.name)):
+            yield from _walk(tree.children, source, where, seen, entry.path)
+    tree.tell_repeated()
+
+
+def _children(filesystem: pafs.FileSystem, directory: str) -> list[Entry]:
+    return [_entry(info) for info in filesystem.get_file_info(pafs.FileSelector(directory))]
+
+
+def _entry(info: pafs.FileInfo) -> Entry:
+    return Entry(info.path, info.type == pafs.FileType.File, info.size or 0)
 
 
 def _walk(
-    filesystem: pafs.FileSystem, directory: str, where: HiveFilter | None, seen: KeysSeen
-) -> Iterator[pafs.FileInfo]:
-    """Everything below a directory but the hive directories that ``where`` rules out."""
-    if where is not None:
-        here = filesystem.get_file_info(pafs.FileSelector(directory))
-        folders = [info for info in here if info.type == pafs.FileType.Directory and HIVE_SEGMENT.match(info.base_name)]
-        keys = {key for info in folders for key in hive_values(info.base_name)}
-        wanted = [info for info in folders if where.may_match(info.base_name)]
-        if keys & set(where.keys) and len(wanted) <= MOST_LISTED_APART:
-            for info in folders:
-                seen.add(info.base_name)
-            for info in here:
-                if info not in folders:
-                    yield info
-                    if info.type == pafs.FileType.Directory and is_data(info.base_name):
-                        yield from _walk(filesystem, info.path, where, seen)
-            for info in wanted:
-                yield from _walk(filesystem, info.path, where, seen)
-            return
-    yield from filesystem.get_file_info(pafs.FileSelector(directory, recursive=True))
-
-
-def _leaf(source: Location, relative: str, infos: list[pafs.FileInfo]) -> Leaf:
-    infos = sorted(infos, key=lambda info: info.path)
-    files = tuple(source.join(info.path[len(source.path) :]) for info in infos)
-    return Leaf(relative, files, sum(info.size or 0 for info in infos))
-
-
-def _refuse_without_parquet(
-    source: Location, relative: str, name: str, parquet: dict[str, list[pafs.FileInfo]]
-) -> None:
-    """A day of CSV among days of Parquet would be left out without a word."""
-    last = relative.rsplit("/", 1)[-1]
-    if not HIVE_SEGMENT.match(last) or any(f"{other}/".startswith(f"{relative}/") for other in parquet):
+    children: Callable[[str], list[Entry]],
+    source: Location,
+    where: HiveFilter | None,
+    seen: KeysSeen,
+    directory: str | None = None,
+) -> Iterator[Entry]:
+    directory = source.path if directory is None else directory
+    if where is None and not source.is_local:  # one request for all of it
+        yield from map(_entry, source.filesystem.get_file_info(pafs.FileSelector(directory, recursive=True)))
         return
-    raise InputUnreadableError(
-        f"The partition {source.join(relative).url!r} holds {name!r} and no Parquet file; write it as Parquet, or give "
-        "what is no data a name that begins with '_'."
-    )
+    here = children(directory)
+    hive = [entry for entry in here if not entry.is_file and is_hive_segment(entry.name) and is_data(entry.name)]
+    set_of_hive, wanted = set(hive), hive
+    if where is not None:
+        keys = {key for entry in hive for key in hive_values(entry.name)}
+        wanted = [entry for entry in hive if where.may_match(entry.name)]
+        if not keys & set(where.keys) or len(wanted) > MOST_LISTED_APART:
+            if not source.is_local:
+                yield from map(_entry, source.filesystem.get_file_info(pafs.FileSelector(directory, recursive=True)))
+                return
+            wanted = hive
+        for entry in hive:
+            seen.add(entry.name)
+    for entry in here:
+        if entry not in set_of_hive:
+            yield entry
+            if not entry.is_file and is_data(entry.name):
+                yield from _walk(children, source, where, seen, entry.path)
+    for entry in wanted:
+        yield from _walk(children, source, where, seen, entry.path)
+
+
+def _leaf(source: Location, relative: str, entries: list[Entry]) -> Leaf:
+    entries = sorted(entries, key=lambda entry: entry.path)
+    files = tuple(source.join(entry.path[len(source.path) :]) for entry in entries)
+    return Leaf(relative, files, sum(entry.size for entry in entries))
+
+
+def _refuse_days_without_data(source: Location, foreign: Mapping[str, str], data: Collection[str]) -> None:
+    """A day of Avro among days of Parquet would be left out without a word."""
+    paths = sorted(f"{relative}/" for relative in data)
+    for relative, name in sorted(foreign.items()):
+        after = bisect.bisect_left(paths, f"{relative}/")
+        holds_data = after < len(paths) and paths[after].startswith(f"{relative}/")
+        if is_hive_segment(relative.rsplit("/", 1)[-1]) and not holds_data:
+            raise InputUnreadableError(
+                f"The partition {source.join(relative).url!r} holds {name!r} and no file that is read; write it as "
+                "Parquet, or give what is not data a name that begins with '_'."
+            )

@@ -5,17 +5,15 @@ Nothing is looked up: these are the names that catalogues, schedulers and people
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
-HIVE_SEGMENT = re.compile(r"^[^/=]+=[^/]*$")
-FILE_SUFFIXES = (".parquet", ".pq", ".parq")
+from airflow_mullama.storage.addresses import local_path, scheme_of, shown_address, split_query
+from airflow_mullama.storage.hive import NULL_VALUE, PARQUET_SUFFIXES, data_format, hive_run, hive_values, is_parquet
+
 # Beside an output: the rows that a decorated function returned as a table, in a folder of the output's name.
 SOURCE_FOLDER = "_mullama_source"
-# Schemes whose URL may name an Airflow connection before the bucket; those of Azure have the container there.
-BUCKET_SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+# Two names of one store.
+BUCKET_SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "delta+s3a": "delta+s3", "delta+gcs": "delta+gs"}
 
 
 @dataclass(frozen=True)
@@ -40,27 +38,25 @@ class Place:
     @property
     def is_file(self) -> bool:
         """Whether the name is a Parquet file's."""
-        return self.path.lower().endswith(FILE_SUFFIXES)
+        return is_parquet(self.path)
 
 
 def place_of(path: str) -> Place:
     """Take a path or URL apart."""
-    if "://" not in path:
-        return Place("file", "", path.rstrip("/") or "/")
-    parts = urlsplit(path)
-    if parts.scheme == "file":
-        return Place("file", "", parts.path.rstrip("/") or "/")
-    if parts.scheme in BUCKET_SCHEMES:
-        bucket = parts.netloc.rpartition("@")[2]
-        return Place(BUCKET_SCHEMES[parts.scheme], bucket, parts.path.strip("/"))
-    return Place(parts.scheme, parts.netloc, parts.path.strip("/"))
+    scheme = scheme_of(path)
+    if scheme in ("", "file"):
+        return Place("file", "", local_path(path).rstrip("/") or "/")
+    shown, _ = split_query(shown_address(path))
+    host, _, below = shown[len(scheme) + 3 :].partition("/")
+    if scheme == "delta":  # a table of this machine
+        return Place(scheme, "", f"/{below.strip('/')}")
+    return Place(BUCKET_SCHEMES.get(scheme, scheme), host, below.strip("/"))
 
 
 def partition_values(path: str) -> dict[str, str]:
     """Keys and values of a partition's hive segments (``ds=2026-11-01``), in their order, as before escaping."""
-    segments = place_of(path).path.split("/")
-    first, end = _hive_run(segments)
-    return {key: unquote(value) for key, _, value in (segment.partition("=") for segment in segments[first:end])}
+    _, run = _split(place_of(path).path)
+    return {key: NULL_VALUE if value is None else value for key, value in hive_values("/".join(run)).items()}
 
 
 def table_of(path: str) -> Place:
@@ -69,19 +65,29 @@ def table_of(path: str) -> Place:
     segments = place.path.split("/")
     if SOURCE_FOLDER in segments:  # below it lies a folder named after the content
         return Place(place.scheme, place.bucket, "/".join(segments[: segments.index(SOURCE_FOLDER) + 2]))
-    first, end = _hive_run(segments)
-    if first == end:
+    above, run = _split(place.path)
+    if not run:
         return place
-    return Place(place.scheme, place.bucket, "/".join(segments[:first]) or ("" if place.bucket else "/"))
+    return Place(place.scheme, place.bucket, "/".join(above) or ("" if place.bucket else "/"))
 
 
-def _hive_run(segments: Sequence[str]) -> tuple[int, int]:
-    """From where to where the unbroken run of hive segments goes that ends a folder's path."""
-    end = len(segments) - (1 if segments[-1].lower().endswith(FILE_SUFFIXES) else 0)
-    first = end
-    while first > 0 and HIVE_SEGMENT.match(segments[first - 1]):
-        first -= 1
-    return first, end
+def lasting_name(place: Place) -> str:
+    """The URL by which an input is known again, of a table that a function returned without the hash of its content."""
+    segments = place.path.split("/")
+    if SOURCE_FOLDER in segments:
+        segments = segments[: segments.index(SOURCE_FOLDER) + 2]
+    user, at, host = place.bucket.rpartition("@")
+    bucket = host if ":" in user else f"{user}{at}{host}"  # a password; a container of Azure stands there too
+    return Place(place.scheme, bucket, "/".join(segments)).url
+
+
+def _split(path: str) -> tuple[list[str], list[str]]:
+    """The segments of a table's path, and the hive segments below it."""
+    segments = path.split("/")
+    if data_format(segments[-1]) is not None:
+        segments.pop()
+    run = hive_run(segments)
+    return segments[: len(segments) - len(run)], run
 
 
 def partition_key(output_path: str, input_path: str) -> str:
@@ -94,6 +100,6 @@ def partition_key(output_path: str, input_path: str) -> str:
     if values:
         return "|".join(values.values())
     name = place_of(output_path).path.rsplit("/", 1)[-1]
-    for suffix in FILE_SUFFIXES:
+    for suffix in PARQUET_SUFFIXES:
         name = name.removesuffix(suffix)
     return name

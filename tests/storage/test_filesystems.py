@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,44 @@ def test_a_url_that_nothing_understands_is_named(url: str) -> None:
 @pytest.mark.parametrize("query", ["", "?region=eu-west-1"])
 def test_what_a_location_is_called_leads_to_it_again(segment: str, query: str) -> None:
     location = resolve_location(f"s3://bucket/table{query or '?region=us-east-1'}").join(segment, "part-0.parquet")
-    again = resolve_location(str(location))
+    again = resolve_location(location.address)
     assert again.path == location.path == f"bucket/table/{segment}/part-0.parquet"
-    assert again.parent.url == location.parent.url
+    assert again.parent.address == location.parent.address
+    assert location.url == f"s3://bucket/table/{segment}/part-0.parquet"
     assert location.parent.path == f"bucket/table/{segment}"
 
 
+@pytest.mark.parametrize("segment", ["city=New%20York", "city=New York", "a#b", "100%", "q?x=1"])
+@pytest.mark.parametrize("table", ["New York", "batch#2", "50%"])
+def test_so_does_that_of_a_file_url(tmp_path: Path, table: str, segment: str) -> None:
+    by_hand = resolve_location(f"file://{tmp_path}/{table.replace('%', '%25')}")
+    by_pathlib = resolve_location((tmp_path / table).as_uri())
+    assert by_hand.path == by_pathlib.path == str(tmp_path / table)
+    for table_location in (by_hand, by_pathlib):
+        location = table_location.join(segment, "a.parquet")
+        assert location.path == str(tmp_path / table / segment / "a.parquet")
+        assert resolve_location(location.address).path == location.path
+        assert resolve_location(location.parent.parent.address).path == table_location.path
+
+
 def test_credentials_in_a_url_are_refused_without_being_shown() -> None:
-    with pytest.raises(ConfigurationError, match="holds credentials") as caught:
+    with pytest.raises(ConfigurationError, match="holds a password or key") as caught:
         resolve_location("s3://AKIAKEY:SECRET@bucket/table")
     assert "SECRET" not in str(caught.value)
     assert "AKIAKEY" not in str(caught.value)
+
+
+def test_an_airflow_connection_is_for_tasks() -> None:
+    with pytest.raises(ConfigurationError, match="known only in a task"):
+        resolve_location("s3://my_connection@bucket/table")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket//table", "s3://bucket/a//b.parquet?region=us-east-1"])
+def test_a_key_that_arrow_cannot_open_is_refused_with_what_to_do(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="empty name between two slashes, which Arrow cannot open; move"):
+        resolve_location(url)
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"a\\udcff.parquet' is not UTF-8.*another name"):
+        resolve_location(os.fsdecode(bytes(tmp_path) + b"/a\xff.parquet"))

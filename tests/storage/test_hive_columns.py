@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from airflow_mullama.errors import InputUnreadableError
 from airflow_mullama.storage.filesystems import local_location
 from airflow_mullama.storage.hive_columns import refuse_contradicted_keys
-from airflow_mullama.storage.parquet_input import open_input
+from airflow_mullama.storage.parquet.input import open_input
 
 DAY = datetime.date(2026, 1, 3)
 
@@ -65,7 +66,43 @@ def test_other_keys_and_columns_inside_of_others_are_not_compared(tmp_path: Path
     path = tmp_path / "day=2026-01-03" / "a.parquet"
     check(path, pa.array(["2026-02-01"]))
     check(path, pa.array([{"day": "2026-02-01"}]))
-    check(tmp_path / "ds=__HIVE_DEFAULT_PARTITION__" / "a.parquet", pa.array(["2026-02-01"]))
+
+
+@pytest.mark.parametrize(
+    ("segment", "column"),
+    [
+        ("day=01", pa.array([1], pa.int32())),
+        ("day=1", pa.array(["01"])),
+        ("day=1", pa.array([1.0])),
+        ("day=1.50", pa.array([Decimal("1.5")])),
+        ("day=0.1", pa.array([0.1], pa.float32())),
+        ("day=1e20", pa.array([1e20])),
+        ("day=True", pa.array([True])),
+        ("day=10%3A00%3A00", pa.array([datetime.time(10)])),
+        ("day=2026-01-03 10%3A00%3A00", pa.array([datetime.datetime.fromisoformat("2026-01-03T10:00:00")])),
+        ("day=__HIVE_DEFAULT_PARTITION__", pa.array([None], pa.int32())),
+        ("day=__HIVE_DEFAULT_PARTITION__", pa.array(["", None])),
+    ],
+)
+def test_values_are_compared_and_not_the_way_they_are_written(tmp_path: Path, segment: str, column: pa.Array) -> None:
+    check(tmp_path / segment / "a.parquet", column, "day")
+
+
+@pytest.mark.parametrize(
+    ("segment", "column", "held"),
+    [
+        ("day=01", pa.array([11], pa.int32()), "11"),
+        ("day=true", pa.array([False]), "false"),
+        ("day=true", pa.array(["True"]), "True"),
+        ("day=0.1", pa.array([0.1000001]), "0.1000001"),
+        ("day=__HIVE_DEFAULT_PARTITION__", pa.array([1]), "1"),
+    ],
+)
+def test_other_values_are_refused_whatever_their_type(
+    tmp_path: Path, segment: str, column: pa.Array, held: str
+) -> None:
+    with pytest.raises(InputUnreadableError, match=f"lies below {segment} and its column 'day' holds {held}, so"):
+        check(tmp_path / segment / "a.parquet", column, "day")
 
 
 def test_without_statistics_nothing_is_claimed(tmp_path: Path) -> None:
@@ -80,3 +117,15 @@ def test_a_compact_date_in_a_path_is_the_same_date(tmp_path: Path, column: pa.Ar
 def test_a_compact_date_in_a_path_may_be_another_date(tmp_path: Path) -> None:
     with pytest.raises(InputUnreadableError, match="ds=20260104 and its column 'ds' holds 2026-01-03"):
         check(tmp_path / "ds=20260104" / "a.parquet", pa.array([DAY]))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([4_000_000], pa.date32()),  # a day of the year 12921
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([b"\xff\xfe"], pa.binary()).view(pa.string()),
+    ],
+)
+def test_statistics_that_python_cannot_hold_say_nothing(tmp_path: Path, column: pa.Array) -> None:
+    check(tmp_path / "ds=2026-01-03" / "a.parquet", column)

@@ -7,14 +7,14 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from airflow_mullama.errors import ConfigurationError, InputNotFoundError, StorageUnavailableError
+from airflow_mullama.errors import ConfigurationError, InputNotFoundError, InputUnreadableError, StorageUnavailableError
 from airflow_mullama.storage.filesystems import Location
 from airflow_mullama.storage.partitions import discover_partitions
 
 
 @pytest.fixture
 def lake(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
-    """Two days of two files each, one day of one, and what is no data."""
+    """Two days of two files each, one day of one, and what is not data."""
     root = tmp_path / "lake"
     for day, files in (("01", ["b", "a"]), ("02", ["a", "b"]), ("03", ["a"])):
         for name in files:
@@ -197,10 +197,10 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         discover_partitions(tmp_path / "missing", tmp_path / "out")
 
 
-def test_a_directory_without_parquet_is_named(tmp_path: Path) -> None:
+def test_a_directory_without_data_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.csv").write_text("x")
-    with pytest.raises(InputNotFoundError, match=r"'.*/in' holds no Parquet file"):
+    (tmp_path / "in" / "a.avro").write_text("x")
+    with pytest.raises(InputNotFoundError, match=r"'.*/in' holds no data file"):
         discover_partitions(tmp_path / "in", tmp_path / "out")
 
 
@@ -208,3 +208,42 @@ def test_a_directory_without_parquet_is_named(tmp_path: Path) -> None:
 def test_a_path_that_is_none_is_refused(path: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         discover_partitions(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("a.jsonl", "a.parquet"),
+        ("a.ndjson.gz", "a.parquet"),
+        ("A.CSV", "A.parquet"),
+        ("a.b.csv.gz", "a.b.parquet"),
+        ("ds=2026-01-31/a.csv", "ds=2026-01-31/a.parquet"),
+        ("tickets.csv/part-0.csv", "tickets.parquet"),
+        ("ds=2026-01-31/a.jsonl ds=2026-01-31/b.jsonl.gz", "ds=2026-01-31/part-00000.parquet"),
+    ],
+)
+def test_the_output_of_json_lines_and_csv_is_named_as_parquet(tmp_path: Path, source: str, output: str) -> None:
+    files = [tmp_path / "in" / name for name in source.split()]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    is_folder = len(files) > 1 or source.startswith("tickets")
+    (partition,) = discover_partitions(files[0].parent if is_folder else files[0], tmp_path / "out")
+    assert partition.output.path == str(tmp_path / "out" / output)
+    assert [file.path for file in partition.files] == [str(file) for file in files]
+
+
+@pytest.mark.parametrize("other", ["b.parquet", "000000_0", "b.jsonl"])
+def test_a_directory_of_several_formats_is_refused(tmp_path: Path, other: str) -> None:
+    folder = tmp_path / "in" / "ds=2026-01-31"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("x")
+    (folder / other).write_bytes(b"PAR1" * 4)
+    with pytest.raises(InputUnreadableError, match=r"several formats, .*'a.csv' \(CSV\)"):
+        discover_partitions(tmp_path / "in", tmp_path / "out")
+
+
+def test_an_output_is_never_named_as_anything_but_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(ConfigurationError, match=r"has the name of a CSV file, and outputs are Parquet"):
+        discover_partitions(tmp_path / "a.csv", tmp_path / "out.csv")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_mullama.storage.places import partition_key, partition_values, place_of, table_of
+from airflow_mullama.storage.places import lasting_name, partition_key, partition_values, place_of, table_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,18 @@ def test_a_partition_has_a_key(output: str, source: str, key: str) -> None:
 def test_a_bucket_alone_is_a_place() -> None:
     assert place_of("s3://bucket").url == "s3://bucket/"
     assert place_of("/").url == "file:///"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/lake/tickets/", "file:///lake/tickets"),
+        ("file:///lake/tickets", "file:///lake/tickets"),
+        ("s3://my_conn@bucket/lake", "s3://bucket/lake"),
+        ("abfss://container@account/lake", "abfss://container@account/lake"),
+        ("ftp://me:secret@host/lake", "ftp://host/lake"),
+        ("/out/_mullama_source/rows.parquet/0123/rows.parquet", "file:///out/_mullama_source/rows.parquet"),
+    ],
+)
+def test_an_input_is_known_again_by_its_place(path: str, name: str) -> None:
+    assert lasting_name(place_of(path)) == name

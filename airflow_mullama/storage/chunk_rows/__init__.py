@@ -1,0 +1,1 @@
+"""Outputs with a row for each chunk of a document instead of one for each row of the input."""

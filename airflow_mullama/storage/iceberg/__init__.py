@@ -1,0 +1,1 @@
+"""Tables of Iceberg, by the package pyiceberg."""

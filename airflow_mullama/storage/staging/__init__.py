@@ -1,0 +1,1 @@
+"""Where a partition's output grows until it is published whole."""

@@ -1,0 +1,1 @@
+"""JSON Lines and CSV, read as rows of one schema."""
