@@ -15,8 +15,17 @@ from __future__ import annotations
 
 from airflow_mullama.schemas.answers import Violation, parse_answer
 from airflow_mullama.schemas.columns import typed_columns
+from airflow_mullama.schemas.gbnf import gbnf_grammar
 from airflow_mullama.schemas.llama_cpp import llama_cpp_schema
 from airflow_mullama.schemas.output_schema import OutputSchema
 from airflow_mullama.schemas.sources import load_output_schema
 
-__all__ = ["OutputSchema", "Violation", "llama_cpp_schema", "load_output_schema", "parse_answer", "typed_columns"]
+__all__ = [
+    "OutputSchema",
+    "Violation",
+    "gbnf_grammar",
+    "llama_cpp_schema",
+    "load_output_schema",
+    "parse_answer",
+    "typed_columns",
+]

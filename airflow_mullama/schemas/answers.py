@@ -40,7 +40,7 @@ class Violation:
 def parse_answer(text: str, schema: OutputSchema) -> dict[str, Any] | Violation:
     """Read and check one answer.
 
-    White space around it and a Markdown code fence around all of it are taken off. A key that stands twice in an
+    White space around it and a Markdown code fence around all of it are taken off. A key that occurs twice in an
     object, NaN, Infinity and anything after the object are ``invalid_json``; properties that the schema does not name
     are dropped, unless it says ``additionalProperties: false``.
 

@@ -19,7 +19,7 @@ def describe_arrow_schema(schema: pa.Schema) -> tuple[dict[str, Any], dict[str, 
     Every field is required, so that a model is made to answer each; a nullable one may be answered with null.
 
     Raises:
-        ConfigurationError: a field's type has no JSON of its own.
+        ConfigurationError: a field's type has no counterpart in JSON.
     """
     arrow_types: dict[str, str] = {}
     return _object(list(schema), "", "", arrow_types), arrow_types

@@ -14,7 +14,7 @@ def count(schema: Mapping[str, Any], keyword: str, most: int, path: str) -> int 
     """A keyword that counts items or characters, or ``None`` if it is not there.
 
     Raises:
-        ConfigurationError: it is no count, or more than ``most``.
+        ConfigurationError: it is not a count, or it is more than ``most``.
     """
     if keyword not in schema:
         return None
@@ -40,7 +40,7 @@ def _bound(schema: Mapping[str, Any], keyword: str, path: str) -> int | float | 
 def _is_finite(bound: int | float) -> bool:
     try:
         return math.isfinite(bound)
-    except OverflowError:  # an integer beyond every double
+    except OverflowError:  # an integer larger than any double
         return False
 
 
@@ -48,7 +48,7 @@ def integer_bounds(schema: Mapping[str, Any], storage: str, path: str) -> dict[s
     """The range of an integer, inclusive; ``None`` where the column's type is the limit.
 
     Raises:
-        ConfigurationError: a bound is no number, or no integer is left.
+        ConfigurationError: a bound is not a number, or the bounds leave no integer.
     """
     least, greatest = integer_range(storage)
     minimum, maximum = least, greatest
@@ -73,7 +73,7 @@ def number_bounds(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The range of a number; of an inclusive and an exclusive bound on one side, the tighter one.
 
     Raises:
-        ConfigurationError: a bound is no number, or no number is left.
+        ConfigurationError: a bound is not a number, or the bounds leave none.
     """
     minimum, maximum = _bound(schema, "minimum", path), _bound(schema, "maximum", path)
     above, below = _bound(schema, "exclusiveMinimum", path), _bound(schema, "exclusiveMaximum", path)

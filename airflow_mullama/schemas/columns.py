@@ -57,7 +57,7 @@ def _lists(values: list[Any], value: ArrayValue) -> pa.Array:
     arrow_type = value.arrow_type
     absent = pa.array([items is None for items in values], pa.bool_())
     if pa.types.is_fixed_size_list(arrow_type):
-        # A null list takes the room of its items all the same.
+        # A null list still takes up the space of its items.
         flat = [item for items in values for item in items or [None] * arrow_type.list_size]
         return pa.FixedSizeListArray.from_arrays(_column(flat, value.items), type=arrow_type, mask=absent)
     flat = [item for items in values for item in items or ()]

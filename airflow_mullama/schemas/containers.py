@@ -32,7 +32,7 @@ class ArrayValue(Value):
 
     @property
     def arrow_type(self) -> pa.DataType:
-        # Nullable items whatever the schema says: `list<item: string>` is what every reader compares with.
+        # Items are nullable whatever the schema says: `list<item: string>` is what every reader compares with.
         if self.storage == "fixed_size_list":
             return pa.list_(self.items.arrow_type, self.min_items)
         return (pa.large_list if self.storage == "large_list" else pa.list_)(self.items.arrow_type)
@@ -64,8 +64,8 @@ class ObjectValue(Value):
 
     Args:
         properties: names and values, in the order of the columns.
-        required: names that must be there; another one may be missing, which is a null in its column.
-        closed: no further properties; else they are ignored.
+        required: names that must be there; any other may be missing, which is a null in its column.
+        closed: whether further properties are refused; otherwise they are ignored.
     """
 
     properties: tuple[tuple[str, Value], ...]

@@ -17,7 +17,7 @@ _DATE_TIME = re.compile(
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
 _STORAGE = re.compile(r"timestamp\[(ms|us|ns)(?:, tz=(.+))?\]")
-# What 64 bits of nanoseconds reach, shortened to whole days.
+# The range of 64 bits of nanoseconds, cut to whole days.
 _FIRST_NANOSECOND_DAY = datetime.datetime(1677, 9, 22, tzinfo=datetime.timezone.utc)
 _LAST_NANOSECOND_DAY = datetime.datetime(2262, 4, 11, tzinfo=datetime.timezone.utc)
 
@@ -50,7 +50,7 @@ class TimestampValue(Value):
     """A point in time with its offset from UTC, such as ``2024-02-29T12:30:00Z``.
 
     It is kept in UTC (a column of another zone shows the same instant); digits that the column's unit cannot hold are
-    cut off. The leap second (``:60``) is refused: no Arrow timestamp is one.
+    cut off. The leap second (``:60``) is refused: no Arrow timestamp can hold it.
     """
 
     type_name: ClassVar[str] = "string"

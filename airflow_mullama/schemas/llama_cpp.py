@@ -15,10 +15,10 @@ from airflow_mullama.schemas.output_schema import OutputSchema
 # llguidance computes with doubles: 2**53 + 1 becomes 2**53, and a number's bound of 1e18 is refused with the whole
 # schema. llama.cpp's own converter ignores the bounds of numbers.
 _EXACT = 2**53
-# Integers get bounds in any case: without them a grammar allows digits without end. ±2**63 is refused by llguidance.
-_INTEGER = 9 * 10**18
+# Integers always get bounds: without them a grammar allows endless digits. ±2**63 is refused by llguidance.
+MOST_INTEGER = 9 * 10**18
 # llama.cpp's grammar parser refuses longer repetitions (MAX_REPETITION_THRESHOLD).
-_REPETITIONS = 2000
+MOST_REPETITIONS = 2000
 
 
 def llama_cpp_schema(schema: OutputSchema) -> dict[str, Any]:
@@ -44,16 +44,16 @@ def _constraint(schema: dict[str, Any]) -> dict[str, Any]:
         for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
             if not 1e-9 <= abs(constraint.get(keyword, 1)) <= _EXACT and constraint[keyword] != 0:
                 del constraint[keyword]
-    if constraint.get("minLength", 0) > _REPETITIONS:
-        constraint["minLength"] = _REPETITIONS
-    if constraint.get("maxLength", 0) > _REPETITIONS:
+    if constraint.get("minLength", 0) > MOST_REPETITIONS:
+        constraint["minLength"] = MOST_REPETITIONS
+    if constraint.get("maxLength", 0) > MOST_REPETITIONS:
         del constraint["maxLength"]
     return constraint
 
 
 def _bound_integers(constraint: dict[str, Any]) -> None:
-    minimum, maximum = constraint.pop("minimum", -_INTEGER), constraint.pop("maximum", _INTEGER)
-    if minimum > _INTEGER or maximum < -_INTEGER:
+    minimum, maximum = constraint.pop("minimum", -MOST_INTEGER), constraint.pop("maximum", MOST_INTEGER)
+    if minimum > MOST_INTEGER or maximum < -MOST_INTEGER:
         return
-    constraint["minimum"] = minimum if abs(minimum) <= _EXACT else -_INTEGER
-    constraint["maximum"] = maximum if abs(maximum) <= _EXACT else _INTEGER
+    constraint["minimum"] = minimum if abs(minimum) <= _EXACT else -MOST_INTEGER
+    constraint["maximum"] = maximum if abs(maximum) <= _EXACT else MOST_INTEGER

@@ -26,7 +26,7 @@ class OutputSchema:
 
     @cached_property
     def json_schema(self) -> dict[str, Any]:
-        """The canonical JSON Schema: references resolved, annotations but ``description`` dropped, bounds of integers
+        """The canonical JSON Schema: references resolved, no annotations but ``description``, bounds of integers
         inclusive, ``null`` in the list of types. An answer is valid if it satisfies this (and integers fit their
         column). ``required`` and ``additionalProperties`` are as the user wrote them.
         """

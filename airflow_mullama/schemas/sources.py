@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from airflow_mullama.arguments import refuse_url
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.schemas.arrow_source import describe_arrow_schema
 from airflow_mullama.schemas.json_source import read_json_schema
@@ -34,7 +35,7 @@ def load_output_schema(source: Any) -> OutputSchema:
     if isinstance(source, Mapping):
         return OutputSchema(_read(source))
     if isinstance(source, (str, os.PathLike)):
-        return OutputSchema(_read(_file(source)))
+        return OutputSchema(_read(read_json_file("output_schema", source)))
     if isinstance(source, type) and hasattr(source, "model_json_schema"):
         return OutputSchema(_read(_pydantic(source)))
     kind = source.__name__ if isinstance(source, type) else type(source).__name__
@@ -53,22 +54,32 @@ def _read(schema: Any) -> Any:
         raise ConfigurationError("output_schema: the schema is nested without end; make it flatter.") from None
 
 
-def _file(source: str | os.PathLike[str]) -> Any:
+def read_json_file(name: str, source: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        name: of the argument that names the file.
+        source: its path.
+
+    Raises:
+        ConfigurationError: it is not there, or no JSON.
+    """
     path = os.fspath(source)
-    if isinstance(path, str) and path.lstrip().startswith("{"):
+    if isinstance(path, str) and path.lstrip().startswith(("{", "[")):
         raise ConfigurationError(
-            "output_schema is a JSON text; a text is read as a file's path: pass json.loads(…) of it, or a path."
+            f"{name} is a JSON text; a text is read as a file's path: pass json.loads(…) of it, or a path."
         )
+    refuse_url(name, path)
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigurationError(f"output_schema: the file {path!r} cannot be read: {reason}.") from None
+        raise ConfigurationError(f"{name}: the file {path!r} cannot be read: {reason}.") from None
     except (ValueError, TypeError) as error:  # TypeError: a path of bytes
-        raise ConfigurationError(f"output_schema: the file {path!r} is not a JSON Schema: {error}.") from None
+        raise ConfigurationError(f"{name}: the file {path!r} is not JSON: {error}.") from None
     except RecursionError:
-        raise ConfigurationError(f"output_schema: the file {path!r} is nested too deeply.") from None
+        raise ConfigurationError(f"{name}: the file {path!r} is nested too deeply.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Value:
     """Any kind of value.
 
     Args:
-        nullable: ``null`` is as good.
+        nullable: whether ``null`` is accepted too.
         description: for models that are shown the schema.
         storage: the Arrow type's name where the JSON Schema alone would give another one, else empty.
     """
@@ -84,7 +84,7 @@ class Value:
         raise NotImplementedError
 
     def keywords(self) -> dict[str, Any]:
-        """JSON Schema keywords beside ``type`` and ``description``."""
+        """JSON Schema keywords besides ``type`` and ``description``."""
         return {}
 
     def read_present(self, raw: Any, path: str) -> Any:
@@ -215,7 +215,7 @@ def _whole(raw: NumberText, least: int, greatest: int, path: str) -> int:
     """The integer that a text with a fraction, an exponent or many digits stands for."""
     try:
         exact = decimal.Decimal(str(raw))
-    except decimal.InvalidOperation:  # an exponent of more digits than decimal counts
+    except decimal.InvalidOperation:  # an exponent of more digits than decimal can count
         exact = decimal.Decimal("Infinity")
     if not least <= exact <= greatest:  # before int(), which would write out every digit of 1e999999999
         raise Mismatch(path, f"{shown(raw)} is not an integer that fits")

@@ -199,8 +199,8 @@ def test_a_schema_can_come_from_a_file(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "No such file"),
-        (b"{", "is not a JSON Schema"),
-        (b"\xff", "is not a JSON Schema"),
+        (b"{", "is not JSON"),
+        (b"\xff", "is not JSON"),
         (b'{"type": "object", "type": "array"}', "a key stands twice"),
         (b'{"type": NaN}', "NaN is not JSON"),
         (b"[" * 100_000, "nested too deeply"),
