@@ -87,7 +87,7 @@ def is_id(text: str) -> bool:
 
 
 def visible_ids(value: str | None) -> tuple[str, ...] | None:
-    """The ids in CUDA_VISIBLE_DEVICES, up to the first that is none: from there on CUDA sees no more.
+    """The ids in CUDA_VISIBLE_DEVICES, up to the first that is not one: from there on CUDA sees no more.
 
     ``None`` stands for no restriction; an empty value and ``-1`` leave nothing.
     """
@@ -102,7 +102,7 @@ def visible_ids(value: str | None) -> tuple[str, ...] | None:
 
 
 def restrict(gpus: Sequence[Gpu], ids: Sequence[str]) -> tuple[Gpu, ...]:
-    """The GPUs that ids stand for, in the order of the ids, up to the first id that means none, or several."""
+    """The GPUs that ids stand for, in the order of the ids, up to the first id that matches none, or several."""
     chosen: list[Gpu] = []
     for wanted in ids:
         found = find_gpu(gpus, wanted)

@@ -28,8 +28,8 @@ class GpuLease:
     Args:
         gpus: the GPUs; none if none was asked for.
         descriptors: of their lock files.
-        environments: for each worker process, what it gets over this process's environment: one for each GPU; without
-            a GPU one that changes nothing.
+        environments: for each worker process, the variables it gets on top of this process's: one for each GPU; without
+            a GPU, one that changes nothing.
         waited_seconds: how long all were taken.
     """
 
@@ -76,10 +76,10 @@ def lease_gpus(
     Args:
         request: how many GPUs, or which.
         raise_if_stopped: called often while waiting; what it raises ends the waiting, and nothing is kept.
-        announce: takes a line when all are taken, and one when they are had.
+        announce: takes a line when all are taken, and one when it has them.
 
     Raises:
-        GpuNotAvailableError: more are asked for than this process may use, or others.
+        GpuNotAvailableError: more are asked for than this process may use, or some that it may not.
         ConfigurationError: the lock files cannot be used.
     """
     if request.gpus is None:

@@ -1,7 +1,7 @@
 """Lock files that the tasks of a machine share, whoever they run as.
 
-A lock is ``flock`` on an open file: the kernel ends it with the last process that has the file open, however that
-process ends. The directory may be writable by everybody, so no name in it is trusted: links are not followed, and
+A lock is ``flock`` on an open file: the kernel releases it when the last process that has the file open ends, however
+that happens. The directory may be writable by everybody, so no name in it is trusted: links are not followed, and
 nothing is written into a file that has a second name elsewhere.
 """
 
@@ -40,7 +40,7 @@ def lock_directory() -> Path:
     path = named or DEFAULT_DIRECTORY
     try:
         _make_shared_directory(path)
-        # A link that an administrator names is meant; one that lies where the default goes is somebody's trick.
+        # A link that an administrator names is intended; one that lies where the default goes is somebody's trick.
         mode = (os.stat if named else os.lstat)(path).st_mode
         if not stat.S_ISDIR(mode):
             raise NotADirectoryError(f"{path!r} is no directory")
@@ -72,7 +72,7 @@ def open_lock_file(path: Path) -> int:
     """Open a lock file, made if it is not there; a descriptor that child processes do not inherit.
 
     Raises:
-        ConfigurationError: something else goes by its name.
+        ConfigurationError: something else has its name.
     """
     flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     patient_until = time.monotonic() + PATIENCE_SECONDS
@@ -127,7 +127,7 @@ def try_lock_path(path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 return descriptor
-        os.close(descriptor)  # it was removed in between: what holds it holds nothing
+        os.close(descriptor)  # removed in between: whoever holds it holds nothing
 
 
 def write_holder(descriptor: int) -> None:
@@ -138,7 +138,7 @@ def write_holder(descriptor: int) -> None:
 
 
 def read_holder(path: Path) -> str | None:
-    """Who says to have a lock: ``pid 71``, or ``pid 71 on another-host``."""
+    """Who claims to hold a lock: ``pid 71``, or ``pid 71 on another-host``."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -1,8 +1,8 @@
-"""The queue of those who wait for GPUs: all or nothing, in the order of coming, whoever dies on the way.
+"""The queue of those who wait for GPUs: all or nothing, first come, first served, even if some of them die.
 
 A waiter has a ticket: a numbered file that it keeps locked and that names the GPUs that would do. It may take GPUs that
 no earlier living ticket names, and only as many as it needs, at once. So nobody holds one GPU while waiting for another
-(no deadlock), a task that needs all of them is not overtaken for ever by tasks that need one (no starvation), and tasks
+(no deadlock), a task that needs all of them is not overtaken forever by tasks that need one (no starvation), and tasks
 that want different GPUs do not wait for each other. Tickets and GPUs are only looked at under an outer lock, which is
 held for a moment.
 """
@@ -32,7 +32,7 @@ class Taken:
     """What a waiter got.
 
     Args:
-        gpus: so many as it needed.
+        gpus: as many as it needed.
         descriptors: of their lock files, locked; the GPUs are free when every copy of these is closed.
     """
 
@@ -119,7 +119,7 @@ class Ticket:
                 try:
                     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
                 except OSError:
-                    continue  # its owner has what it wanted, or it is no ticket
+                    continue  # its owner has what it wanted, or it is not a ticket
                 closing.callback(os.close, descriptor)
                 if try_lock(descriptor):
                     with contextlib.suppress(OSError):  # another user's stays

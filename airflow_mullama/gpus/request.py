@@ -20,7 +20,7 @@ class GpuRequest:
 
     Args:
         gpus: ``None``: no lease, the environment stays as it is. ``"auto"``: one that is free, or none on a machine
-            without GPUs. A number: so many. ``"all"``: all this process may use. A list: these, by number or UUID.
+            without GPUs. A number: that many. ``"all"``: all this process may use. A list: these, by number or UUID.
 
     Raises:
         ConfigurationError: anything else.
@@ -48,7 +48,7 @@ class GpuRequest:
         """The GPUs that would do, and how many of them are needed.
 
         Raises:
-            GpuNotAvailableError: more are asked for than there are, or others.
+            GpuNotAvailableError: more are asked for than there are, or some that are not there.
         """
         gpus, available = self.gpus, inventory.gpus
         if gpus is None:

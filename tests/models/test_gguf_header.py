@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 from pathlib import Path
 
@@ -7,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mullama.engines.llamacpp.memory import kv_bytes_per_token
 from airflow_mullama.errors import ModelNotFoundError, ModelUnreadableError
+from airflow_mullama.models import gguf_header
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
+from tests.counted_lines import lines_run
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 F32, Q8_0 = 0, 8
@@ -144,4 +149,94 @@ def test_a_damaged_model_is_read_or_refused_and_never_breaks_the_reader(
         header = read(tmp_path / "m.gguf", bytes(content))
     except ModelUnreadableError:
         return
-    assert isinstance(header, GgufHeader)
+    said = (header.name, header.context_length, header.embedding_length, header.pooling_type, header.chat_template)
+    assert all(value is None or isinstance(value, (str, int)) for value in said)
+    assert kv_bytes_per_token(header, {}) >= 0
+
+
+@pytest.mark.parametrize("first_bytes", [24, 100, 300, 1000])
+def test_a_header_that_is_longer_than_what_is_read_at_first_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_bytes: int
+) -> None:
+    whole = read(tmp_path / "m.gguf", WHOLE)
+    monkeypatch.setattr(gguf_header, "FIRST_BYTES", first_bytes)
+    assert read(tmp_path / "m.gguf", WHOLE) == whole
+
+
+def test_one_that_goes_on_and_on_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_header, "MOST_HEADER_BYTES", 10 << 20)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("x") + struct.pack("<IIQ", ARRAY, FLOAT32, 2**30))
+    os.truncate(path, 1 << 33)  # which takes no room on the disk
+    with pytest.raises(ModelUnreadableError, match="goes beyond 10 MB, farther than any model's"):
+        read_gguf_header(path)
+
+
+DAMAGED = {
+    "five dimensions": gguf(ENTRIES, [("a", [1] * 5, F32, 0)], 0),
+    "dimensions without end": WHOLE[: WHOLE.index(text("b") + struct.pack("<I", 1)) + 9]
+    + struct.pack("<I", 2**31)
+    + b"\xff" * 1000,
+    "a key twice": gguf([*ENTRIES, ENTRIES[0]], [], 0),
+    "keys without end": b"GGUF" + struct.pack("<IQQ", 3, 0, 2**62) + b"\0" * 1000,
+    "tensors without end": b"GGUF" + struct.pack("<IQQ", 3, 2**62, 0) + b"\0" * 1000,
+    "an array of arrays": gguf([("x", ARRAY, struct.pack("<IQ", ARRAY, 1) + strings([]))], [], 0),
+    "texts without end": gguf([("x", ARRAY, struct.pack("<IQ", STRING, 2**61))], [], 0),
+    "numbers without end": gguf([("x", ARRAY, struct.pack("<IQ", FLOAT32, 2**61))], [], 0),
+    "token types without end": gguf([("tokenizer.ggml.token_type", ARRAY, struct.pack("<IQ", INT32, 2**61))], [], 0),
+    "an alignment of zero": gguf([("general.alignment", UINT32, struct.pack("<I", 0))], [], 0),
+    "an alignment in words": gguf([("general.alignment", STRING, text("32"))], [], 0),
+    "a length in words": gguf([("bert.context_length", STRING, text("many"))], [], 0),
+    "layers without heads": gguf([("bert.attention.head_count_kv", ARRAY, struct.pack("<IQ", INT32, 0))], [], 0),
+    "a token id that is a list": gguf(
+        [("tokenizer.ggml.eos_token_id", ARRAY, struct.pack("<IQ", FLOAT32, 1) + b"\0" * 4)], [], 0
+    ),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_what_no_model_has_is_not_believed(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ModelUnreadableError, match="its header breaks off or makes no sense"):
+        read(tmp_path / "m.gguf", content)
+
+
+@pytest.mark.parametrize("kind", ["keys", "texts", "tokens", "tensors", "numbers"])
+def test_the_work_grows_with_the_header_and_not_with_its_square(tmp_path: Path, kind: str) -> None:
+    def model(count: int) -> Path:
+        names = [f"{kind} {number}" for number in range(count)]
+        entries, tensors = list(ENTRIES), []
+        if kind == "keys":
+            entries += [(name, UINT32, b"\0" * 4) for name in names]
+        elif kind == "texts":
+            entries.append(("x", ARRAY, strings(names)))
+        elif kind == "tokens":
+            entries = [
+                ("tokenizer.ggml.tokens", ARRAY, strings(names)),
+                ("tokenizer.ggml.token_type", ARRAY, struct.pack("<IQ", INT32, count) + b"\x03\0\0\0" * count),
+            ]
+        elif kind == "tensors":
+            tensors = [(name, [2**63] * 4, F32, 0) for name in names]
+        else:
+            entries.append(("x", ARRAY, struct.pack("<IQ", FLOAT32, count) + b"\0" * 4 * count))
+        path = tmp_path / f"{count}.gguf"
+        path.write_bytes(gguf(entries, tensors, 0))
+        return path
+
+    def work(count: int) -> int:
+        path = model(count)
+
+        def read_it() -> None:
+            with contextlib.suppress(ModelUnreadableError):  # the tensors that it claims are not there
+                read_gguf_header(path)
+
+        return lines_run(read_it)
+
+    assert work(4000) < 6 * work(1000)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(ModelUnreadableError, match="cannot be read: it is not a file but a named pipe"):
+        read_gguf_header(tmp_path / "m.gguf")
+    with pytest.raises(ModelNotFoundError):
+        read_gguf_header(tmp_path)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from airflow_mullama.errors import ConfigurationError, ModelNotFoundError, ModelUnreadableError
+from airflow_mullama.errors import ConfigurationError, ModelMismatchError, ModelNotFoundError, ModelUnreadableError
+from airflow_mullama.models import resolve
 from airflow_mullama.models.content_hash import file_sha256
 from airflow_mullama.models.resolve import model_without_file, resolve_model
 
@@ -54,7 +55,9 @@ def test_a_file_that_is_no_model_is_refused(model: Path) -> None:
 
 
 def test_an_unknown_demo_model_is_named_with_those_there_are() -> None:
-    with pytest.raises(ModelNotFoundError, match="no demo model 'demo:gpt'; there are demo:minilm, demo:ticket-tagger"):
+    with pytest.raises(
+        ModelNotFoundError, match="no demo model 'demo:gpt'; there are demo:adder, demo:minilm, demo:ticket-tagger"
+    ):
         resolve_model("demo:gpt")
 
 
@@ -107,10 +110,48 @@ def test_a_model_on_an_object_store_is_copied_once_for_each_state_of_it(object_s
     assert Path(first.path).stat().st_ino == copied
     store(EMPTY_MODEL + b"y")
     assert resolve_model(url, object_store.resolve).sha256 == hashlib.sha256(EMPTY_MODEL + b"y").hexdigest()
-    assert {path.name for path in (cache / "models").rglob("*") if path.is_file()} == {"tiny.gguf"}
+    assert {path.name for path in (cache / "models").rglob("*") if path.suffix == ".gguf"} == {"tiny.gguf"}
 
 
 def test_a_model_that_is_not_on_the_object_store_is_named(object_store: Any) -> None:
     url = object_store.url("models", "missing.gguf")
     with pytest.raises(ModelNotFoundError, match=f"no object at '{url}'"):
         resolve_model(url, object_store.resolve)
+
+
+def test_the_content_that_was_meant_is_taken(model: Path) -> None:
+    sha256 = hashlib.sha256(EMPTY_MODEL).hexdigest()
+    assert resolve_model(str(model), sha256=sha256).sha256 == sha256
+
+
+def test_any_other_is_refused_before_anything_parses_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(path: Path) -> None:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(resolve, "read_gguf_header", parse)
+    model.write_bytes(EMPTY_MODEL + b"more")
+    meant = hashlib.sha256(EMPTY_MODEL).hexdigest()
+    with pytest.raises(ModelMismatchError, match=f"and model_sha256 says {meant}: it is not the file that was meant"):
+        resolve_model(str(model), sha256=meant)
+
+
+def test_of_a_split_model_it_is_that_of_its_parts_hashes(tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(EMPTY_MODEL)
+    hashes = hashlib.sha256(EMPTY_MODEL).hexdigest() * 2
+    found = resolve_model(str(parts[0]))
+    assert found.sha256 == hashlib.sha256(hashes.encode()).hexdigest()
+    assert resolve_model(str(parts[0]), sha256=found.sha256).sha256 == found.sha256
+    parts[1].unlink()
+    with pytest.raises(ModelNotFoundError, match=r"lacks the part .*00002-of-00002"):
+        resolve_model(str(parts[0]), sha256=found.sha256)
+
+
+def test_content_that_was_put_back_in_place_with_its_old_times_is_hashed_again(model: Path) -> None:
+    status = model.stat()
+    file_sha256(model)
+    changed = EMPTY_MODEL[:-1] + b"x"
+    model.write_bytes(changed)
+    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file_sha256(model) == hashlib.sha256(changed).hexdigest()
