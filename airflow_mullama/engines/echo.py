@@ -12,19 +12,21 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from airflow_mullama import __version__
+from airflow_mullama.arguments import Checked, Number, OfType, Whole
 from airflow_mullama.engines.base import Embedding, EngineInfo, EngineSettings, Generation, Outcome, Request
-from airflow_mullama.engines.options import Checked, Number, OfType, Whole
+from airflow_mullama.engines.reasoning import THINK, Reasoning, Thought, split_reasoning, without_answer
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.engines.stop_texts import cut_at_stop
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.models.gguf_header import GgufHeader
+from airflow_mullama.models.resolve import Model
 from airflow_mullama.rows import ErrorType, RowError
+from airflow_mullama.version import __version__
 
 DEFAULT_DIMENSIONS = 8
 FAULT_KINDS = ("fail", "crash", "hang", "fail_once", "crash_once")
@@ -45,6 +47,8 @@ class EchoEngine:
         self._faults = parse_faults(options.get("faults") or {})
         self._max_tokens = int(settings.settings.get("max_tokens", 0))
         self._stop = tuple((settings.settings.get("sampling") or {}).get("stop") or ())
+        self._reasoning = Reasoning.of(settings.settings)
+        self._tags = self._reasoning.tags or THINK
         self._log = options.get("request_log")
         self.rows_per_call = 1 if self._delay_s or self._faults else 512
         n_parallel = int(options.get("n_parallel", 4))
@@ -56,9 +60,13 @@ class EchoEngine:
             window=2 * n_parallel * self.rows_per_call,
             n_ctx=self._n_ctx,
             dimensions=self._dimensions if settings.task == "embed" else None,
+            text_tokens=None if self._n_ctx is None else self._n_ctx - 1,
             chat=bool(settings.settings.get("chat")),
             constrained=False if settings.settings.get("output_schema") else None,
         )
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def prepare(self, requests: Sequence[Request]) -> list[Request | RowError]:
         return [self._prepare(request) for request in requests]
@@ -75,10 +83,13 @@ class EchoEngine:
             )
         return request
 
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        return [len(request.text.split()) for request in requests]
+
     def run(self, requests: Sequence[Request]) -> list[Outcome]:
         if self._log:
             with open(self._log, "a") as log:
-                log.write("".join(f"{request.row}\n" for request in requests))
+                log.write("".join(f"{request.row}\n" for request in requests if request.row >= 0))  # without trials
         if self._delay_s:
             time.sleep(self._delay_s * len(requests))
         if self._task == "embed":
@@ -101,20 +112,49 @@ class EchoEngine:
             return RowError(ErrorType.ENGINE_ERROR, f"scripted failure of row {request.row}")
         return None
 
-    def _answer(self, request: Request) -> Generation:
-        words = request.text.split()
+    def _answer(self, request: Request) -> Outcome:
+        said = request.text if request.turns is None else _conversation(request)
+        words = said.split()
         most = self._max_tokens if self._n_ctx is None else min(self._max_tokens, self._n_ctx - len(words))
+        thought = split_reasoning(said, self._tags)
+        if thought.length:
+            return self._reasoned(thought, most, len(words))
+        return self._said(said, most, len(words))
+
+    def _said(self, text: str, most: int, prompt_tokens: int) -> Generation:
+        words = text.split()
         cut = len(words) > most
-        text = " ".join(words[:most]) if cut else request.text
+        text = " ".join(words[:most]) if cut else text
         stopped = False
         if self._stop:
             text, _, stopped = cut_at_stop([text], self._stop)
         return Generation(
             response=text,
             finish_reason="length" if cut and not stopped else "stop",
-            prompt_tokens=len(words),
+            prompt_tokens=prompt_tokens,
             completion_tokens=len(text.split()) if stopped else min(len(words), most),
         )
+
+    def _reasoned(self, thought: Thought, most: int, prompt_tokens: int) -> Outcome:
+        """A request that begins as an answer of a model that thinks: the thought, and then the answer."""
+        thinking = (thought.reasoning or "").split()
+        most_thinking = self._reasoning.max_tokens or most
+        kept = thinking[:most_thinking]
+        reasoning = " ".join(kept) if len(kept) < len(thinking) else thought.reasoning
+        room = most if self._reasoning.max_tokens else most - len(kept)
+        if thought.answer is None or room <= 0:
+            generation = Generation(
+                "", "length", prompt_tokens, len(kept), reasoning=reasoning, reasoning_tokens=len(kept)
+            )
+            return without_answer(generation, cut=room <= 0, remedy="raise max_tokens")
+        said = self._said(thought.answer, room, prompt_tokens)
+        written = len(kept) + (said.completion_tokens or 0)
+        return replace(said, completion_tokens=written, reasoning=reasoning, reasoning_tokens=len(kept))
+
+
+def _conversation(request: Request) -> str:
+    """A line for each message."""
+    return "\n".join(f"{role}: {''.join(text for text, _ in parts)}" for role, parts in request.messages)
 
 
 def _first_time(log: str | None, row: int) -> bool:
@@ -168,9 +208,7 @@ def parse_faults(faults: Mapping[str, Any]) -> dict[int, str]:
     return by_row
 
 
-def _check_dimensions(
-    task: str, settings: Mapping[str, Any], options: Mapping[str, Any], header: GgufHeader, model: str
-) -> None:
+def _check_dimensions(task: str, settings: Mapping[str, Any], options: Mapping[str, Any], model: Model) -> None:
     length = int(options.get("dimensions", DEFAULT_DIMENSIONS))
     if task == "embed" and (settings.get("dimensions") or 0) > length:
         raise ConfigurationError(
@@ -183,7 +221,7 @@ SPEC = EngineSpec(
     name="echo",
     package=None,
     install="it is part of this package",
-    needs_model_file=False,
+    find_model=None,
     start=EchoEngine,
     checks={
         "delay_s": Number(0.0, 3600.0),
@@ -196,6 +234,6 @@ SPEC = EngineSpec(
     },
     output_options=frozenset({"n_ctx", "dimensions"}),
     check_model=_check_dimensions,
-    vector_length=lambda options, header, name: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
+    vector_length=lambda options, model: int(options.get("dimensions", DEFAULT_DIMENSIONS)),
     truncates=True,
 )

@@ -1,6 +1,6 @@
 """What this process may use of its machine: cores and memory, also inside a container with limits.
 
-A container sees the whole machine's cores and memory. Its limits stand in the control group's files
+A container sees the whole machine's cores and memory. Its limits are in the control group's files
 (https://docs.kernel.org/admin-guide/cgroup-v2.html): more threads than the quota allows are stopped for most of each
 period, and more memory than the limit ends the process.
 """

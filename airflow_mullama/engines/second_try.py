@@ -7,11 +7,22 @@ from airflow_mullama.engines.base import Request
 SECOND_TRY_TEMPERATURE = 0.7
 
 
-def text_to_ask(request: Request, repair_prompt: bool) -> str:
-    """The request's text, with what was wrong with the last answer if the model is to be told."""
+def parts_to_ask(request: Request, repair_prompt: bool) -> list[tuple[str, bool]]:
+    """The request's text in parts, each with whether it is the author's; what was wrong with the last answer is in it
+    if the model is to be told, and quotes the answer."""
+    return [*request.parts, *_repair(request, repair_prompt)]
+
+
+def messages_to_ask(request: Request, repair_prompt: bool) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """The request's messages, each its role and its parts; what was wrong with the last answer is in the last one."""
+    *before, (role, parts) = request.messages
+    return [*before, (role, [*parts, *_repair(request, repair_prompt)])]
+
+
+def _repair(request: Request, repair_prompt: bool) -> list[tuple[str, bool]]:
     if request.problem is None or not repair_prompt:
-        return request.text
-    return f"{request.text}\n\nYour last answer was wrong ({request.problem}). Answer again, as asked."
+        return []
+    return [(f"\n\nYour last answer was wrong ({request.problem}). Answer again, as asked.", False)]
 
 
 def temperature_to_use(request: Request, temperature: float) -> float:

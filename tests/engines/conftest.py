@@ -26,11 +26,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Start the engine in this process, for what only shows from inside; it is deleted when the test ends."""
-    from airflow_mullama.engines.llamacpp import LlamaCppEngine
+    from airflow_mullama.engines.llamacpp.engine import LlamaCppEngine
 
     engines: list[Any] = []
 
-    def start(model: Path, *, task: str = "generate", options: dict[str, Any] | None = None, **settings: Any) -> Any:
+    def start(
+        model: Path,
+        *,
+        task: str = "generate",
+        options: dict[str, Any] | None = None,
+        row_timeout: float | None = None,
+        projector: Path | None = None,
+        **settings: Any,
+    ) -> Any:
         folder = tmp_path / f"scratch-{len(engines)}"
         folder.mkdir(mode=0o700)
         if task == "generate":
@@ -49,6 +57,8 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
                 model=str(model),
                 options={"n_parallel": 2, "n_threads": 1, **(options or {})},
                 settings={**defaults, **settings},
+                row_timeout=row_timeout,
+                projector=None if projector is None else str(projector),
                 scratch=str(folder),
             )
         )
@@ -84,7 +94,7 @@ def tagger_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def embedding_server(tiny_model: Path) -> Iterator[str]:
-    """The address of a llama.cpp server that embeds with the tiny model as ``tiny``, for who has the key ``sekret``."""
+    """The address of a llama.cpp server that embeds with the tiny model as ``tiny``; its key is ``sekret``."""
     server = start_llama_server(tiny_model, name="tiny", embedding=True, api_key="sekret")
     yield server.listening_address
     del server

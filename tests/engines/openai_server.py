@@ -33,7 +33,20 @@ class Asked:
     @property
     def text(self) -> str:
         """What a generation asks."""
-        return str(self.body["messages"][-1]["content"] if "messages" in self.body else self.body["prompt"])
+        asked = self.body["messages"][-1]["content"] if "messages" in self.body else self.body["prompt"]
+        return "".join(part.get("text", "") for part in asked) if isinstance(asked, list) else str(asked)
+
+    @property
+    def pictures(self) -> list[tuple[str, bytes]]:
+        """The pictures of a generation's last message, each with its media type."""
+        content = self.body["messages"][-1]["content"]
+        urls = (
+            [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+            if isinstance(content, list)
+            else []
+        )
+        parts = [url.removeprefix("data:").partition(";base64,") for url in urls]
+        return [(media_type, base64.b64decode(data)) for media_type, _, data in parts]
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Reply:
         status, headers: of HTTP.
         body: JSON, or bytes as they are.
         reset: end the connection with a reset instead.
-        cut: leave out so many bytes at the end, and end the connection.
+        cut: leave out this many bytes at the end, and end the connection.
         close: end the connection afterwards, without saying so.
     """
 
@@ -111,12 +124,12 @@ class ScriptedServer:
         abandoned: answers that nobody wanted any more.
     """
 
-    def __init__(self, answer: Callable[[Asked], Reply | None] = lambda asked: None) -> None:
+    def __init__(self, answer: Callable[[Asked], Reply | None] = lambda asked: None, port: int = 0) -> None:
         self.answer = answer
         self.asked: list[Asked] = []
         self.connections = self.abandoned = 0
         self._lock = threading.Lock()
-        self._server = _Listener(("127.0.0.1", 0), self._handler())
+        self._server = _Listener(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -191,7 +204,9 @@ class ScriptedServer:
         return Handler
 
 
-def start_llama_server(model: Path, *, name: str, embedding: bool = False, api_key: str | None = None) -> Any:
+def start_llama_server(
+    model: Path, *, name: str, embedding: bool = False, api_key: str | None = None, mmproj: Path | None = None
+) -> Any:
     """llama.cpp's HTTP server, as ``llama-server`` starts it, in this process and on a random port."""
     import xllamacpp
 
@@ -205,6 +220,8 @@ def start_llama_server(model: Path, *, name: str, embedding: bool = False, api_k
     parameters.hostnames = ["127.0.0.1"]
     parameters.api_keys = [api_key] if api_key else []
     parameters.embedding = embedding
+    if mmproj is not None:
+        parameters.mmproj.path = str(mmproj)
     if embedding:
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
     parameters.fit_params = parameters.warmup = parameters.ui = False

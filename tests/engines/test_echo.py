@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airflow_mullama.engines.base import Embedding, EngineSettings, Generation, Request
+from airflow_mullama.engines.base import Embedding, EngineSettings, Generation, NoAnswer, Request
 from airflow_mullama.engines.echo import EchoEngine, hash_vector, parse_faults
 from airflow_mullama.errors import ConfigurationError
 from airflow_mullama.rows import ErrorType, RowError
@@ -25,6 +25,28 @@ def test_it_answers_with_the_request() -> None:
 def test_max_tokens_cuts_the_answer() -> None:
     (answer,) = engine(max_tokens=2).run([Request(0, 1, "one two three")])
     assert answer == Generation("one two", "length", 3, 2)
+
+
+def thinking(text: str, most: int = 256, **reasoning: Any) -> Any:
+    settings = {"max_tokens": most, "reasoning": {"mode": "separate", **reasoning}}
+    (outcome,) = EchoEngine(EngineSettings("generate", "echo", {}, settings)).run([Request(0, 1, text)])
+    return outcome
+
+
+def test_a_request_with_a_thought_is_an_answer_with_one() -> None:
+    assert thinking("<think>\nlet me see\n</think>\n\nyes") == Generation(
+        "yes", "stop", 6, 4, reasoning="let me see", reasoning_tokens=3
+    )
+    assert thinking("(hm) yes", tags=["(", ")"]).reasoning == "hm"
+
+
+def test_a_thought_may_leave_no_room_for_an_answer_or_have_a_limit() -> None:
+    cut = thinking("<think>let me see</think>yes", 3)
+    assert isinstance(cut, NoAnswer)
+    assert (cut.generation.reasoning, cut.error.error_type) == ("let me see", ErrorType.NO_ANSWER)
+    assert isinstance(thinking("<think>let me see</think>yes it is", 2), NoAnswer)
+    limited = thinking("<think>let me see</think>yes it is", 2, max_tokens=2)
+    assert (limited.reasoning, limited.response, limited.finish_reason) == ("let me", "yes it", "length")
 
 
 def test_a_vector_is_always_the_same_for_the_same_text() -> None:

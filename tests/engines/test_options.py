@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from airflow_mullama.engines.options import Check, Number, OfType, OneOf, Secret, Whole, validate_options
+from airflow_mullama.arguments import Check, Number, OfType, OneOf, Whole
+from airflow_mullama.engines.options import validate_options
 from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.redaction.credentials import Secret
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The header of a small encoder, for what is decided from a header; its weights are none that llama.cpp would load."""
+"""The header of a small encoder, for what is decided from a header; llama.cpp would not load its weights."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -35,6 +36,8 @@ def write_tiny_gguf(
     vocabulary_only: bool = False,
     add_bos: bool = True,
     pooling: int | None = None,
+    splitter: str = "smollm",
+    added: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write the model.
 
@@ -48,6 +51,8 @@ def write_tiny_gguf(
         vocabulary_only: leave all of them out.
         add_bos: whether its texts begin with a token of its own.
         pooling: llama.cpp's number of the pooling it declares.
+        splitter: how text is split before it is tokenized, by llama.cpp's name.
+        added: to tensors, by name.
     """
     tokens, merges = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
@@ -62,7 +67,7 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(splitter)
     writer.add_token_list(tokens)
     writer.add_token_types([special_type] * len(SPECIALS) + [NORMAL] * (len(tokens) - len(SPECIALS)))
     writer.add_token_merges(merges)
@@ -77,7 +82,7 @@ def write_tiny_gguf(
         writer.add_chat_template(chat_template)
     for name, values in _tensors(tokens, ascii_only).items():
         if name != without_tensor and not vocabulary_only:
-            writer.add_tensor(name, values)
+            writer.add_tensor(name, values + (added or {}).get(name, np.float32(0)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

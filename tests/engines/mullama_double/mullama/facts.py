@@ -41,7 +41,7 @@ FACTS = tuple(
         ("text_is_plain", "a prompt that is a str loses its control tokens", "lib.rs: generate"),
         ("special_is_parsed", "special=True makes control tokens of whatever spells them", "model.rs: tokenize"),
         ("user_defined_parsed", "special=False leaves user-defined tokens to be matched", "llama.cpp: tokenizer"),
-        ("template_guessed", "apply_chat_template takes the likest of a list, ChatML without one", "model.rs"),
+        ("template_guessed", "apply_chat_template takes the most similar of a list, ChatML without one", "model.rs"),
         (
             "first_space_stripped",
             "generate strips the answer's first space and counts nothing",

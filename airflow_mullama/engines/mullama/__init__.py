@@ -1,0 +1,1 @@
+"""The engine ``mullama``: the Rust bindings, behind guards of our own."""
