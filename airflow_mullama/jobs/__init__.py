@@ -1,0 +1,1 @@
+"""Frozen, validated descriptions of the work."""
