@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import queue
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +17,23 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from airflow_mullama import errors
+from airflow_mullama.child_process import module_command, needed_environment
 from airflow_mullama.engines.base import EngineInfo, EngineSettings
+from airflow_mullama.engines.registry import load_spec
 from airflow_mullama.gpus.lease import inherited_descriptors
-from airflow_mullama.worker.protocol import REQUEST_SCHEMA, Frame, outcome_schema, read_batch, read_frame, write_frame
+from airflow_mullama.redaction.foreign_text import printable
+from airflow_mullama.worker.load_watch import LoadWatch
+from airflow_mullama.worker.protocol import (
+    PICTURES,
+    REQUEST_SCHEMA,
+    TURNS,
+    Frame,
+    read_batch,
+    read_frame,
+    write_batch,
+    write_frame,
+)
+from airflow_mullama.worker.scratch import ScratchFolder
 
 log = logging.getLogger(__name__)
 native_log = logging.getLogger("airflow_mullama.engine")
@@ -55,12 +65,27 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class ShownPrompt:
+    """What the model gets for a row.
+
+    Args:
+        row: which.
+        prompt: with the tokens that are not text, written out.
+        tokens: how many it has; 0 where the engine does not tell.
+    """
+
+    row: int
+    prompt: str
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Stuck:
     """Rows past their timeout that the engine would not end; the worker left because of them.
 
     Args:
         rows: each in a call of its own.
-        shared: rows that were asked for together: one of them at least is guilty.
+        shared: rows that were asked for together: at least one of them is to blame.
     """
 
     rows: tuple[int, ...]
@@ -88,8 +113,7 @@ class Worker:
         deliver: takes :class:`Started`, :class:`Refused`, :class:`Outcomes`, :class:`Stuck` and :class:`Exited`.
         environment: variables that the process gets over those of this one.
 
-    Make it on a thread that outlives it: where the engine holds the interpreter lock, Linux ends the process together
-    with the thread that started it.
+    Create it on a thread that outlives it: Linux ends the process together with the thread that started it.
     """
 
     def __init__(
@@ -99,22 +123,27 @@ class Worker:
         deliver: Callable[[Event], None],
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._scratch = tempfile.mkdtemp(prefix="airflow-mullama-")  # of mode 0700
-        self._settings = settings = replace(settings, scratch=self._scratch)
+        spec = load_spec(engine)
+        self._scratch = ScratchFolder() if spec.needs_scratch else None
+        scratch = self._scratch.path if self._scratch else None
+        self._settings = settings = replace(settings, scratch=scratch)
         self._refused: errors.MullamaError | None = None
         self._broken: str | None = None
+        self._lost: str | None = None
         self._running: tuple[int, ...] = ()
         self._deliver = deliver
-        self._outcome_schema: pa.Schema | None = None
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_mullama.worker", self._scratch],
+            module_command("airflow_mullama.worker", *([scratch] if scratch else [])),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**child_environment(), **(environment or {})},
+            env={**needed_environment(spec.variables(settings.options)), **(environment or {})},
             pass_fds=inherited_descriptors(environment or {}),
+        )
+        self._load_watch = LoadWatch(
+            self.pid, settings.load_timeout, lambda: spec.load_memory(settings), self._give_up_loading
         )
         configuration = json.dumps({"engine": engine, "settings": settings.to_json()}).encode()
         self._outbox.put((Frame.CONFIGURE, configuration))
@@ -138,6 +167,7 @@ class Worker:
         Nothing is waited for in the engine: what is durable is in the stage, and what is not is asked again.
         """
         self._outbox.put(None)
+        self._load_watch.over()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
@@ -148,17 +178,27 @@ class Worker:
             with contextlib.suppress(OSError):
                 if stream is not None:
                     stream.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
+
+    def _give_up_loading(self, reason: str) -> None:
+        self._refused = errors.ModelLoadError(f"Loading {self._settings.model!r} was given up: {reason}.")
+        self._process.kill()
 
     def _write_forever(self) -> None:
         stream = _stream(self._process.stdin)
         while (item := self._outbox.get()) is not None:
             kind, value = item
+            del item  # a heavy batch is not held until the next one
             try:
-                write_frame(stream, kind, value.serialize() if isinstance(value, pa.RecordBatch) else value)
-                stream.flush()
+                if isinstance(value, pa.RecordBatch):
+                    write_batch(stream, kind, value)
+                else:
+                    write_frame(stream, kind, value)
+                    stream.flush()
             except (BrokenPipeError, ValueError, OSError):
                 return  # the reading thread reports how the worker ended
+            del value
 
     def _read_forever(self) -> None:
         try:
@@ -174,33 +214,37 @@ class Worker:
         while (frame := read_frame(stream)) is not None:
             kind, payload = frame
             if kind is Frame.OUTCOMES:
-                assert self._outcome_schema is not None
-                self._deliver(Outcomes(read_batch(payload, self._outcome_schema)))
+                self._deliver(Outcomes(read_batch(payload)))
             else:
                 self._control(kind, json.loads(payload))
 
     def _tell_end(self) -> None:
         self._process.wait()
+        self._load_watch.over()
         self._stderr_thread.join(EXIT_SECONDS)
         if self._refused is not None:
             self._deliver(Refused(_with_native_reason(self._refused, self._stderr)))
         if self._running and self._process.returncode == -signal.SIGALRM:
             alone = len(self._running) == 1
             self._deliver(Stuck(self._running) if alone else Stuck((), self._running))
-        how = self._broken or describe_exit(self._process.returncode)
+        how = self._broken or self._lost or describe_exit(self._process.returncode)
         self._deliver(Exited(self, how, tuple(self._stderr)))
 
     def _control(self, kind: Frame, value: Any) -> None:
         if kind is Frame.READY:
+            self._load_watch.over()
             info = EngineInfo(**{**value, "devices": tuple(value["devices"]), "notes": tuple(value["notes"])})
-            dimensions = self._settings.settings.get("dimensions") or info.dimensions
-            self._outcome_schema = outcome_schema(self._settings.task, dimensions)
             self._deliver(Started(self, info))
         elif kind is Frame.FAILED:
             error_class = getattr(errors, value["error"], errors.ModelLoadError)
             self._refused = error_class(value["message"])  # delivered with the last of the engine's own log
         elif kind is Frame.STUCK:
             self._deliver(Stuck(tuple(value["rows"]), tuple(value["shared"])))
+        elif kind is Frame.LOST:
+            self._lost = value["how"]
+        elif kind is Frame.PROMPTS:
+            for shown in value:
+                self._deliver(ShownPrompt(shown["row"], shown["prompt"], shown["tokens"]))
         elif kind is Frame.RUNNING:
             self._running = tuple(value["rows"])
         elif kind is Frame.LOG:
@@ -211,7 +255,7 @@ class Worker:
         stream = _stream(self._process.stderr)
         with contextlib.suppress(OSError, ValueError):
             for line in stream:
-                text = line.decode("utf-8", "replace").rstrip()
+                text = printable(line.decode("utf-8", "replace").rstrip())
                 if text:
                     self._stderr.append(text)
                     native_log.debug("%s", text)
@@ -234,18 +278,6 @@ def _with_native_reason(error: errors.MullamaError, stderr: Iterable[str]) -> er
     return error
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of a process that runs this package."""
-    # It finds the package where this process found it, and never opens Airflow's database or configuration.
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-    environment["PYTHONUNBUFFERED"] = "1"
-    # llama.cpp's OpenMP threads wait for each other by spinning; where other work shares the cores, that made embedding
-    # ten times slower (measured), and sleeping costs nothing that could be measured.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return environment
-
-
 def describe_exit(returncode: int) -> str:
     """How a process ended, in words: ``was killed by SIGKILL (often: out of memory)``."""
     if returncode >= 0:
@@ -259,8 +291,27 @@ def describe_exit(returncode: int) -> str:
 
 
 def request_batch(
-    rows: pa.Array, attempts: pa.Array, texts: pa.Array, problems: pa.Array | None = None
+    rows: pa.Array,
+    attempts: pa.Array,
+    texts: pa.Array,
+    problems: pa.Array | None = None,
+    row_spans: pa.Array | None = None,
+    turns: pa.Array | None = None,
+    pictures: pa.Array | None = None,
 ) -> pa.RecordBatch:
-    """A batch to :meth:`Worker.send`; without problems, no row is asked again for an answer that was wrong."""
+    """A batch to :meth:`Worker.send`.
+
+    Args:
+        rows, attempts, texts: of :class:`airflow_mullama.engines.base.Request`.
+        problems: of those that are asked again for an answer that was wrong; none by default.
+        row_spans: which parts of the texts are the rows'; all by default.
+        turns: the messages of the texts; by default each is a single one of the user.
+        pictures: before the texts of the last messages; none by default.
+    """
     problems = pa.nulls(len(rows), pa.string()) if problems is None else problems
-    return pa.RecordBatch.from_arrays([rows, attempts, texts, problems], schema=REQUEST_SCHEMA)
+    row_spans = pa.nulls(len(rows), pa.list_(pa.int32())) if row_spans is None else row_spans
+    turns = pa.nulls(len(rows), TURNS) if turns is None else turns
+    pictures = pa.nulls(len(rows), PICTURES) if pictures is None else pictures
+    return pa.RecordBatch.from_arrays(
+        [rows, attempts, texts, problems, row_spans, turns, pictures], schema=REQUEST_SCHEMA
+    )

@@ -27,6 +27,7 @@ class Seat:
         worker: the one there is, loading or loaded.
         info: what it says of itself once it is loaded.
         load_seconds: what the last start took.
+        restarted: a worker was here before, and is gone.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Seat:
     info: EngineInfo | None = None
     load_seconds: float = 0.0
     started_at: float = 0.0
+    restarted: bool = False
 
 
 class EngineSession:
@@ -84,8 +86,8 @@ class EngineSession:
         """Start the workers that are missing.
 
         Args:
-            count: how many there should be, if there are so many seats.
-            seats: numbers of seats that need theirs in any case.
+            count: how many there should be, if there are that many seats.
+            seats: numbers of seats that need a worker whatever the count.
 
         Returns:
             Whether one was started now.
@@ -101,7 +103,8 @@ class EngineSession:
         for seat in sorted(self.seats, key=lambda seat: seat.number not in seats):
             if seat.worker is None and (seat.number in seats or present < count):
                 seat.started_at = time.monotonic()
-                seat.worker = Worker(self.engine, self._settings, self._deliver, seat.environment)
+                settings = replace(self._settings, restarted=seat.restarted)
+                seat.worker = Worker(self.engine, settings, self._deliver, seat.environment)
                 present += 1
                 started = True
         return started
@@ -139,6 +142,7 @@ class EngineSession:
             seat.worker.stop()
         seat.worker = None
         seat.info = None
+        seat.restarted = True
 
     def close(self) -> None:
         """End the workers for good; their memory is free when this returns."""

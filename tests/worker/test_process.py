@@ -6,7 +6,6 @@ import os
 import queue
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_mullama.engines.base import EngineSettings
-from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.errors import ConfigurationError, ModelLoadError
+from airflow_mullama.models.resolve import locate_model
 from airflow_mullama.worker.client import (
     Exited,
     Outcomes,
@@ -35,22 +35,35 @@ pytestmark = pytest.mark.usefixtures("no_worker_left")
 
 
 @pytest.fixture
-def scratch_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "tmp"
-    root.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(root))
-    return root
+def scratch_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="t") as root:  # pytest's own have names too long for a socket
+        monkeypatch.setattr(tempfile, "tempdir", root)
+        yield Path(root)
 
 
 class Child:
     """A worker with its events at hand."""
 
-    def __init__(self, task: Any = "generate", row_timeout: float | None = None, **options: Any) -> None:
-        settings = {"max_tokens": 100, "sampling": {}, "chat": None} if task == "generate" else {}
+    def __init__(
+        self,
+        engine: str = "echo",
+        model: str = "echo",
+        row_timeout: float | None = None,
+        load_timeout: float = 600.0,
+        **options: Any,
+    ) -> None:
+        settings = {"max_tokens": 100, "sampling": {}, "chat": None}
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.worker = Worker(
-            "echo",
-            EngineSettings(task=task, model="echo", options=options, settings=settings, row_timeout=row_timeout),
+            engine,
+            EngineSettings(
+                task="generate",
+                model=model,
+                options=options,
+                settings=settings,
+                row_timeout=row_timeout,
+                load_timeout=load_timeout,
+            ),
             self.events.put,
         )
 
@@ -96,15 +109,33 @@ def test_it_says_that_it_is_ready_and_answers(children: list[Child]) -> None:
     assert found == {0: "a", 1: "🧾"}
 
 
-def test_stopping_leaves_neither_process_nor_scratch(children: list[Child], scratch_root: Path) -> None:
+def test_it_does_without_pandas(children: list[Child]) -> None:
     children.append(child := Child())
     child.next(Started)
+    child.ask("a")
+    child.next(Outcomes)  # made of arrays, and PyArrow would have imported it for the first of them
+    mapped = [mapping.path for mapping in child.process.memory_maps()]
+    assert any("/pyarrow/" in path for path in mapped)
+    assert [path for path in mapped if "/pandas/" in path] == []
+
+
+def test_stopping_leaves_neither_process_nor_scratch(children: list[Child], scratch_root: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    path, _ = locate_model("demo:ticket-tagger")
+    children.append(child := Child("llamacpp", str(path), n_threads=1, n_parallel=1))
+    child.next(Started)
     (scratch,) = scratch_root.iterdir()
-    assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+    assert [file.name for file in scratch.iterdir()] == ["engine.sock"]
     child.worker.stop()
     assert not psutil.pid_exists(child.worker.pid)
     assert list(scratch_root.iterdir()) == []
     child.worker.stop()
+
+
+def test_an_engine_without_a_socket_gets_no_scratch(children: list[Child], scratch_root: Path) -> None:
+    children.append(child := Child())
+    child.next(Started)
+    assert list(scratch_root.iterdir()) == []
 
 
 def test_stopping_ends_a_worker_that_hangs_or_loads(children: list[Child]) -> None:
@@ -170,31 +201,48 @@ run_partition(GenerateJob(model="echo", prompt_template="{text}", engine_options
 """
 
 
-@pytest.mark.parametrize("moment", ["while it works", "while it loads"])
-def test_a_worker_whose_parent_is_killed_leaves_by_itself_with_its_scratch(
+@pytest.mark.parametrize("moment", ["while it works", "while it loads", "while it cannot run"])
+def test_a_worker_whose_parent_is_killed_leaves_by_itself(
     tmp_path: Path, write_parquet: Any, workers: Any, eventually: Any, moment: str
 ) -> None:
+    if moment == "while it cannot run" and sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
     source = write_parquet(tmp_path / "a.parquet", ["x"])
-    scratch_root = tmp_path / "tmp"
-    scratch_root.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(scratch_root)}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(source), str(tmp_path / "out.parquet")],
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
     )
-    assert parent.stderr is not None
     with parent:
         (worker,) = eventually(lambda: workers(parent.pid))
-        assert list(scratch_root.iterdir()) != []
-        if moment == "while it works":
+        if moment != "while it loads":
             eventually(lambda: worker.num_threads() > 5)  # the engine's threads: it has started
+        if moment == "while it cannot run":  # as where native code holds the interpreter lock
+            worker.suspend()
         parent.kill()
         parent.wait()
         eventually(lambda: gone(worker))
-        eventually(lambda: list(scratch_root.iterdir()) == [])
+
+
+def test_a_worker_that_does_not_get_ready_is_given_up(children: list[Child]) -> None:
+    children.append(child := Child(load_timeout=1.0))
+    child.process.suspend()
+    refused = child.next(Refused).error
+    assert isinstance(refused, ModelLoadError)
+    assert "Loading 'echo' was given up" in str(refused)
+    assert "load_timeout=1 s" in str(refused)
+    child.next(Exited)
+
+
+def test_the_environment_of_a_worker_has_no_secrets(children: list[Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://user:hush@host/db")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    children.append(child := Child())
+    child.next(Started)
+    environment = child.process.environ()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "hush" not in str(environment)
 
 
 @pytest.mark.parametrize(
