@@ -13,9 +13,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.storage.commit import discard, publish_file, writing
 from airflow_mullama.storage.filesystems import Location, Resolver
+from airflow_mullama.storage.links import refuse_link
 from airflow_mullama.storage.places import SOURCE_FOLDER, place_of
+from airflow_mullama.storage.staging.commit import discard, publish_file, writing
+from airflow_mullama.storage.staging.left_behind import remove_beside
 
 READ_BYTES = 1 << 20
 
@@ -37,7 +39,7 @@ def input_path_of(returned: object, output_path: object, resolver: Resolver) -> 
                 f"the function returned a table and output_path is {output_path!r}; a table needs an output of its "
                 "own: a path that ends in .parquet."
             )
-        return write_source(returned, resolver(os.fspath(output_path))).url
+        return write_source(returned, resolver(os.fspath(output_path))).address
     if (path := _path(returned)) is not None:
         return path
     if isinstance(returned, Sequence) and not isinstance(returned, (str, bytes)):
@@ -65,7 +67,7 @@ def write_source(table: pa.Table, output: Location) -> Location:
     """Keep a table's rows beside the output they become, in a folder named after their content.
 
     A retry whose function returns the same rows finds the file and leaves it as it is, so that the work goes on where
-    it stopped. Those of other content are removed: what they were for is over.
+    it stopped. Those of other content are removed: the run they were for is over.
 
     Args:
         table: the rows.
@@ -74,7 +76,8 @@ def write_source(table: pa.Table, output: Location) -> Location:
     Raises:
         OutputNotWritableError
     """
-    folder = output.parent.join(SOURCE_FOLDER, output.name)
+    folder = source_folder(output)
+    refuse_link(output.parent, folder)
     with writing(folder):
         folder.filesystem.create_dir(folder.path, recursive=True)
     with contextlib.ExitStack() as stack:
@@ -89,6 +92,24 @@ def write_source(table: pa.Table, output: Location) -> Location:
             publish_file(temporary, source)
     _remove_others(folder, source.parent.name)
     return source
+
+
+def source_folder(output: Location) -> Location:
+    """Where the rows of a table wait that becomes this output."""
+    return output.parent.join(SOURCE_FOLDER, output.name)
+
+
+def remove_source(returned: object, output_path: object, resolver: Resolver) -> None:
+    """Remove the rows of a table that a function returned, once their output is published.
+
+    Args:
+        returned: by the function; of anything else than a table nothing was kept.
+        output_path: the operator's.
+        resolver: opens paths and URLs.
+    """
+    if isinstance(returned, pa.Table) and isinstance(output_path, (str, os.PathLike)):
+        output = resolver(os.fspath(output_path))
+        remove_beside(output.parent, source_folder(output))
 
 
 def _sha256(path: str) -> str:

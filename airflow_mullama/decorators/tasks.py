@@ -25,8 +25,10 @@ class _RowsFromFunction(DecoratedOperator, MullamaOperator):
     """
 
     custom_operator_name: ClassVar[str]
-    template_fields: ClassVar[Sequence[str]] = (*DecoratedOperator.template_fields, *MullamaOperator.template_fields)  # type: ignore[misc]
-    template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **MullamaOperator.template_fields_renderers,
+    }
     # The UI shows the input once it is known.
     overwrite_rtif_after_execution = True
 
@@ -49,8 +51,8 @@ class _RowsFromFunction(DecoratedOperator, MullamaOperator):
         )
 
     def execute(self, context: Any) -> dict[str, Any]:
-        from airflow_mullama.decorators.source import input_path_of
-        from airflow_mullama.operators.filesystems import resolve_in_task
+        from airflow_mullama.decorators.source import input_path_of, remove_source
+        from airflow_mullama.hooks.filesystems import resolve_in_task
 
         context_merge(context, self.op_kwargs)
         arguments = function_arguments(self.python_callable, self.op_args, context)
@@ -59,19 +61,29 @@ class _RowsFromFunction(DecoratedOperator, MullamaOperator):
             self.input_path = input_path_of(returned, self.output_path, resolve_in_task)
         except NOT_RETRIED as error:
             raise AirflowFailException(f"{self.custom_operator_name}: {error}") from error
-        self.render_template_fields(context)
-        return MullamaOperator.execute(self, context)
+        self.input_path = self.render_template(self.input_path, context)
+        manifest = MullamaOperator.execute(self, context)
+        remove_source(returned, self.output_path, resolve_in_task)  # a failed task keeps its rows for the next try
+        return manifest
 
 
-class _GenerateDecoratedOperator(_RowsFromFunction, MullamaGenerateOperator):
+class _MullamaGenerateDecoratedOperator(_RowsFromFunction, MullamaGenerateOperator):
     """What ``@task.mullama_generate`` makes of a function."""
 
+    template_fields: ClassVar[Sequence[str]] = (  # type: ignore[misc]
+        *DecoratedOperator.template_fields,
+        *MullamaGenerateOperator.template_fields,
+    )
     custom_operator_name = "@task.mullama_generate"
 
 
-class _EmbedDecoratedOperator(_RowsFromFunction, MullamaEmbedOperator):
+class _MullamaEmbedDecoratedOperator(_RowsFromFunction, MullamaEmbedOperator):
     """What ``@task.mullama_embed`` makes of a function."""
 
+    template_fields: ClassVar[Sequence[str]] = (  # type: ignore[misc]
+        *DecoratedOperator.template_fields,
+        *MullamaEmbedOperator.template_fields,
+    )
     custom_operator_name = "@task.mullama_embed"
 
 
@@ -84,7 +96,7 @@ def mullama_generate_task(python_callable: Callable[..., Any] | None = None, **k
         **kwargs: of :class:`airflow_mullama.operators.generate.MullamaGenerateOperator`, without ``input_path``.
     """
     return task_decorator_factory(
-        python_callable=python_callable, decorated_operator_class=_GenerateDecoratedOperator, **kwargs
+        python_callable=python_callable, decorated_operator_class=_MullamaGenerateDecoratedOperator, **kwargs
     )
 
 
@@ -96,5 +108,5 @@ def mullama_embed_task(python_callable: Callable[..., Any] | None = None, **kwar
         **kwargs: of :class:`airflow_mullama.operators.embed.MullamaEmbedOperator`, without ``input_path``.
     """
     return task_decorator_factory(
-        python_callable=python_callable, decorated_operator_class=_EmbedDecoratedOperator, **kwargs
+        python_callable=python_callable, decorated_operator_class=_MullamaEmbedDecoratedOperator, **kwargs
     )

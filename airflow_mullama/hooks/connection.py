@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
+from airflow_mullama.engines.options import read_key
 from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.redaction.credentials import Secret
 
 # Fields of the form that are options of an engine; whole numbers.
 OPTION_FIELDS = ("n_gpu_layers", "n_ctx", "n_parallel")
@@ -21,6 +22,7 @@ class ConnectionDefaults:
 
     Args:
         model: a model's name.
+        model_sha256: of that model's content.
         engine: an engine's name.
         fields: the form's options of an engine, those that are filled in.
         engine_options: further ones, as an object in the extra.
@@ -29,17 +31,18 @@ class ConnectionDefaults:
     """
 
     model: str | None = None
+    model_sha256: str | None = None
     engine: str | None = None
     fields: Mapping[str, int] = field(default_factory=dict)
     engine_options: Mapping[str, Any] = field(default_factory=dict)
     endpoint: str | None = None
-    api_key: str | None = field(default=None, repr=False)
+    api_key: Secret | None = None
 
     def options_for(self, engine: str, known: Collection[str]) -> dict[str, Any]:
         """The options that an engine is given.
 
         A connection serves several engines: what the form has and this engine does not know is left out. What stands
-        in ``engine_options`` was written for an engine, and is given to it in any case.
+        in ``engine_options`` was written for an engine, and is always given to it.
 
         Args:
             engine: the engine that will run.
@@ -52,12 +55,6 @@ class ConnectionDefaults:
             if self.api_key:
                 options["api_key"] = self.api_key
         return {**options, **self.engine_options}
-
-    @property
-    def secrets(self) -> list[str]:
-        """Every text that no log may show."""
-        found = (self.api_key, self.engine_options.get("api_key"))
-        return [secret for secret in found if isinstance(secret, str) and secret]
 
 
 def read_connection(connection: Any) -> ConnectionDefaults:
@@ -76,6 +73,11 @@ def read_connection(connection: Any) -> ConnectionDefaults:
             f"The connection {name!r} has a {type(options).__name__} for engine_options in its extra; it must be an "
             'object such as {"n_ctx": 4096}.'
         )
+    if _is_given(options.get("api_key")):
+        options = {
+            **options,
+            "api_key": read_key(options["api_key"], f"engine_options['api_key'] of the connection {name!r}"),
+        }
     fields = {option: _whole(name, option, extra[option]) for option in OPTION_FIELDS if _is_given(extra.get(option))}
     twice = [option for option in fields if option in options and options[option] != fields[option]]
     if twice:
@@ -85,11 +87,14 @@ def read_connection(connection: Any) -> ConnectionDefaults:
         )
     return ConnectionDefaults(
         model=_text(name, "model", extra.get("model")),
+        model_sha256=_text(name, "model_sha256", extra.get("model_sha256")),
         engine=_text(name, "engine", extra.get("engine")),
         fields=fields,
         engine_options=dict(options),
         endpoint=_endpoint(connection, _text(name, "endpoint", extra.get("endpoint"))),
-        api_key=connection.password or None,
+        api_key=read_key(connection.password, f"The field 'API key' of the connection {name!r}")
+        if (connection.password or "").strip()
+        else None,
     )
 
 
@@ -118,7 +123,7 @@ def _whole(connection: str, name: str, value: object) -> int:
 
 
 def _endpoint(connection: Any, endpoint: str | None) -> str | None:
-    """The URL of the form's field, or one made of host, port and schema; a path alone is put behind these."""
+    """The URL of the form's field, or one made of host, port and schema; a path alone is appended to these."""
     if endpoint and "://" in endpoint:
         url = endpoint
     elif connection.host:
@@ -130,15 +135,7 @@ def _endpoint(connection: Any, endpoint: str | None) -> str | None:
         url = endpoint
     else:
         return None
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        raise ConfigurationError(
-            f"The connection {connection.conn_id!r} has a name or password inside its endpoint, where logs would show "
-            "it; put the key into the field 'API key'."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"The connection {connection.conn_id!r} has the endpoint {url!r}; it must be a URL such as "
-            "http://gpu-box:8000/v1."
-        )
+    from airflow_mullama.engines.openai.http_client import Endpoint
+
+    Endpoint.parse(url, f"The endpoint of the connection {connection.conn_id!r}")
     return url

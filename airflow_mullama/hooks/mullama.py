@@ -10,6 +10,7 @@ from airflow.sdk import BaseHook
 from airflow_mullama.compat import AirflowNotFoundException, mask_secret, setting
 from airflow_mullama.errors import ConfigurationError, MullamaError
 from airflow_mullama.hooks.connection import ENDPOINT_ENGINE, ConnectionDefaults, read_connection
+from airflow_mullama.redaction.credentials import Secret, spellings
 
 
 class MullamaHook(BaseHook):
@@ -46,17 +47,19 @@ class MullamaHook(BaseHook):
                 f"There is no connection {self.mullama_conn_id!r}; create it (type mullama), or leave mullama_conn_id "
                 "out."
             ) from error
-        if connection.password:
-            mask_secret(connection.password)  # also before anything is said of another field
-        defaults = read_connection(connection)
-        for secret in defaults.secrets:
-            mask_secret(secret)
-        return defaults
+        # Before anything is said of another field.
+        for value in (connection.password, *_keys_in(connection.extra_dejson.get("engine_options"))):
+            _hide(value)
+        return read_connection(connection)
 
     def engine_arguments(
-        self, model: str | None = None, engine: str | None = None, engine_options: Mapping[str, Any] | None = None
+        self,
+        model: str | None = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        model_sha256: str | None = None,
     ) -> dict[str, Any]:
-        """A job's ``model``, ``engine`` and ``engine_options``.
+        """A job's ``model``, ``model_sha256``, ``engine`` and ``engine_options``.
 
         What is given here wins over the connection, the connection over Airflow's configuration (``[mullama]
         default_model`` and ``default_engine``).
@@ -64,6 +67,7 @@ class MullamaHook(BaseHook):
         Args:
             model, engine: an operator's; ``None`` where it leaves them to the connection.
             engine_options: over those of the connection, one by one.
+            model_sha256: an operator's; that of the connection goes with the connection's model only.
 
         Raises:
             ConfigurationError: there is no model anywhere, or no such engine.
@@ -75,9 +79,10 @@ class MullamaHook(BaseHook):
                 f"engine_options must be a dictionary such as {{'n_ctx': 4096}}, not {engine_options!r}."
             )
         given = dict(engine_options or {})
-        if isinstance(given.get("api_key"), str) and given["api_key"]:
-            mask_secret(given["api_key"])
+        for key in _keys_in(given):
+            _hide(key)
         defaults = self.defaults()
+        of_connection = defaults.model_sha256 if defaults.model and model in (None, "", defaults.model) else None
         model = model or defaults.model or setting("default_model", "")
         if not model:
             raise ConfigurationError(
@@ -87,7 +92,16 @@ class MullamaHook(BaseHook):
         engine = engine or defaults.engine or setting("default_engine", "auto") or "auto"
         spec = engine_spec(engine, model)
         options = {**defaults.options_for(spec.name, spec.checks), **given}
-        return {"model": model, "engine": engine, "engine_options": options}
+        if spec.name == ENDPOINT_ENGINE:
+            from airflow_mullama.engines.openai.options import key_in_environment
+
+            _hide(key_in_environment(options))
+        return {
+            "model": model,
+            "model_sha256": model_sha256 or (of_connection if spec.needs_model_file else None),
+            "engine": engine,
+            "engine_options": options,
+        }
 
     def test_connection(self) -> tuple[bool, str]:
         """Load the model in a process of its own and end it, or ask the endpoint which models it has.
@@ -95,14 +109,28 @@ class MullamaHook(BaseHook):
         Returns:
             Whether it works, and a sentence.
         """
-        from airflow_mullama.hooks.connection_test import call_endpoint, load_model
-        from airflow_mullama.operators.filesystems import resolve_in_task
+        from airflow_mullama.hooks.connection_trial import call_endpoint, load_model
+        from airflow_mullama.hooks.filesystems import resolve_in_task
 
         try:
             seconds = float(setting("connection_test_seconds", "120"))
             defaults = self.defaults()
             if (defaults.engine or setting("default_engine", "auto")) == ENDPOINT_ENGINE:
-                return True, call_endpoint(defaults.endpoint, defaults.api_key, defaults.model, seconds)
+                options = defaults.options_for(ENDPOINT_ENGINE, ())
+                return True, call_endpoint(options, defaults.model, seconds)
             return True, load_model(self.engine_arguments(), resolve_in_task, seconds)
         except MullamaError as error:
             return False, str(error)
+
+
+def _keys_in(options: object) -> list[str]:
+    from airflow_mullama.engines.openai.request_options import secrets_in
+
+    return secrets_in(options) if isinstance(options, Mapping) else []
+
+
+def _hide(key: object) -> None:
+    """See to it that neither Airflow's logs and pages nor our own words show a key, in any spelling of it."""
+    if isinstance(key, str) and key.strip():
+        for text in dict.fromkeys([key, *spellings(Secret(key.strip()))]):
+            mask_secret(text)

@@ -1,4 +1,4 @@
-"""What a task says of the assets it wrote: the manifest, and where the DAG is made for it, the partitions."""
+"""What a task says of the assets it wrote: the manifest and, where the DAG is made for it, the partitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def describe_outlets(context: Any, outlets: Sequence[Any], manifest: PartitionMa
 
     ``extra["partitions"]`` lists the partitions, each with ``partition_key``, ``output_path`` and ``rows``, up to a
     hundred. In a DAG with ``schedule=PartitionedAtRuntime()`` (Airflow 3.3 and newer) each one's key is announced, so
-    that a DAG that waits for the asset's partitions gets a run for each. Asset aliases are left to their makers.
+    that a DAG that waits for the asset's partitions gets a run for each. Asset aliases are left to those who made them.
 
     Args:
         context: of the running task.
@@ -62,7 +62,7 @@ def describe_outlets(context: Any, outlets: Sequence[Any], manifest: PartitionMa
 
 
 def _usable(keys: Sequence[Any]) -> list[str]:
-    """The keys that Airflow takes; the work is done, so one that it would not is told of and left out."""
+    """The keys that Airflow takes. The work is done, so a key that it would refuse is logged and left out."""
     usable = []
     for key in keys:
         if key.strip() and len(key) <= LONGEST_KEY:

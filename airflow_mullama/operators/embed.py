@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from airflow_mullama.operators.base import MullamaOperator
+from airflow_mullama.operators.templates import numbers_in
 
 
 class MullamaEmbedOperator(MullamaOperator):
@@ -15,27 +17,43 @@ class MullamaEmbedOperator(MullamaOperator):
     ``error``, ``attempts``, ``prompt_tokens``.
 
     Args:
-        text_column: the column that holds the text.
-        text_template: instead of a column, text with ``{column}`` placeholders. It is not a Jinja template.
+        text_column: the column that holds the text (templated).
+        text_template: instead of a column, text with ``{column}`` placeholders (templated: only what begins with a name
+            of Airflow's, such as ``{{ params.x }}``; other doubled braces are literal ones), or the file that holds it.
         normalize: scale each vector to length 1.
         pooling: ``mean``, ``cls`` or ``last``; ``None``: the model's own.
-        dimensions: keep only the first so many numbers of each vector (for models trained for it).
+        dimensions: keep only this many numbers of each vector, the first ones (for models trained for it).
         dtype: ``float32`` or ``float16``, the type of the stored numbers.
         truncate: what becomes of a text that is longer than the model reads: ``error``, the row fails with
             ``prompt_too_long``; ``end``, its end is cut off, and the output has one column more, ``truncated``.
+        chunking: cut each text into chunks and embed these, in a column ``chunks`` instead of ``embedding``, such as
+            ``{"tokens": 256, "overlap": 32, "by": "sentence"}`` (docs/documents.md; templated).
+        chunk_output: ``list``, or ``rows`` for one row for each chunk.
+        pooled: ``mean``: with ``chunking``, also a vector of each whole text, the mean of its chunks'.
         **kwargs: see :class:`airflow_mullama.operators.base.MullamaOperator`.
     """
+
+    template_fields: ClassVar[Sequence[str]] = (  # type: ignore[misc]
+        *MullamaOperator.template_fields,
+        "text_column",
+        "text_template",
+        "chunking",
+    )
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text_template",)
 
     def __init__(
         self,
         *,
         text_column: str | None = None,
-        text_template: str | None = None,
+        text_template: str | os.PathLike[str] | None = None,
         normalize: bool = True,
         pooling: str | None = None,
         dimensions: int | None = None,
         dtype: str = "float32",
         truncate: str = "error",
+        chunking: Mapping[str, Any] | None = None,
+        chunk_output: str = "list",
+        pooled: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -46,6 +64,9 @@ class MullamaEmbedOperator(MullamaOperator):
         self.dimensions = dimensions
         self.dtype = dtype
         self.truncate = truncate
+        self.chunking = chunking
+        self.chunk_output = chunk_output
+        self.pooled = pooled
 
     def job_arguments(self) -> dict[str, Any]:
         return {
@@ -56,9 +77,12 @@ class MullamaEmbedOperator(MullamaOperator):
             "dimensions": self.dimensions,
             "dtype": self.dtype,
             "truncate": self.truncate,
+            "chunking": numbers_in(self.chunking, but=("by", "column")),
+            "chunk_output": self.chunk_output,
+            "pooled": self.pooled,
         }
 
     def make_job(self, arguments: Mapping[str, Any]) -> Any:
-        from airflow_mullama.jobs import EmbedJob
+        from airflow_mullama.jobs.embed import EmbedJob
 
         return EmbedJob(**arguments)

@@ -1,7 +1,7 @@
 """What a task did, in Airflow's metrics: StatsD, Datadog or OpenTelemetry, whichever Airflow sends to.
 
-Names stand in ``docs/airflow.md``. Each has the tags ``dag_id`` and ``task_id``; plain StatsD knows no tags and drops
-them, so that what tells two numbers apart beside these stands in the name.
+Their names are listed in ``docs/airflow.md``. Each has the tags ``dag_id`` and ``task_id``. Plain StatsD drops tags, so
+whatever else distinguishes two numbers is part of the name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 from airflow_mullama.compat import statistics
 from airflow_mullama.manifest import PartitionManifest
-from airflow_mullama.rows import ErrorType, Status
 
 PREFIX = "mullama"
 
@@ -34,24 +33,19 @@ def send_metrics(context: Any, manifest: PartitionManifest) -> None:
             continue
         for status, rows in one.status_counts.items():
             count(f"rows.{status}", rows)
-        for error_type, rows in one.error_types.items():
-            if error_type != ErrorType.NULL_INPUT.value:
-                count(f"errors.{error_type}", rows)
+        for error_type, rows in one.failure_types.items():
+            count(f"errors.{error_type}", rows)
         count("rows_computed", one.computed_rows)
         count("rows_deduplicated", one.deduplicated_rows)
-        # Tokens of rows that an earlier attempt did are scaled out; skipped rows have none.
-        asked = one.rows - one.status_counts.get(Status.SKIPPED.value, 0)
-        share = one.computed_rows / asked if asked else 0.0
-        count("tokens.prompt", round(one.prompt_tokens * share))
-        count("tokens.completion", round(one.completion_tokens * share))
+        count("tokens.prompt", round(one.prompt_tokens * one.computed_share))
+        count("tokens.completion", round(one.completion_tokens * one.computed_share))
         count("tokens.prompt_cached", one.cached_prompt_tokens)
     seconds = manifest.seconds
     if seconds.waiting_for_gpu:
         stats.timing(f"{PREFIX}.gpu_wait_duration", seconds.waiting_for_gpu * 1000, tags=tags)
     if manifest.computed_rows:
-        rates = manifest.to_json()
-        stats.gauge(f"{PREFIX}.rows_per_second", rates["rows_per_second"], tags=tags)
-        stats.gauge(f"{PREFIX}.tokens_per_second", rates["tokens_per_second"], tags=tags)
+        stats.gauge(f"{PREFIX}.rows_per_second", round(manifest.rows_per_second, 2), tags=tags)
+        stats.gauge(f"{PREFIX}.tokens_per_second", round(manifest.tokens_per_second, 2), tags=tags)
         stats.timing(f"{PREFIX}.engine_duration", seconds.engine * 1000, tags=tags)
         stats.timing(f"{PREFIX}.model_load_duration", seconds.model_load * 1000, tags=tags)
 

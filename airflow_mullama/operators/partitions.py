@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from airflow.sdk import BaseOperator
 
+from airflow_mullama.arguments import OneOf, OrNone, Whole, from_text
 from airflow_mullama.compat import AirflowFailException, AirflowSkipException
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.operators.paths import require_if_input_missing
+from airflow_mullama.operators.output_checks import require_if_input_missing
 
 
 class MullamaListPartitionsOperator(BaseOperator):
@@ -20,16 +21,18 @@ class MullamaListPartitionsOperator(BaseOperator):
         output_path: the directory below which the outputs go (templated).
         where: only partitions with these values of hive keys: ``{"ds": "{{ ds }}"}``, ``{"ds": [...]}`` or, both ends
             included, ``{"ds": {"from": "2026-01-01", "to": "{{ ds }}"}}`` (templated).
-        max_tasks: at most so many tasks, with partitions that share one balanced; ``None``: one for each partition.
+        max_tasks: at most this many tasks, among which the partitions are balanced; ``None``: one for each partition.
             Never more than ``[core] max_map_length`` (templated).
-        balance: by what the work of tasks is evened out: ``bytes`` of the files, or ``rows``, for which the footer of
+        balance: what is evened out among the tasks: ``bytes`` of the files, or ``rows``, for which the footer of
             every file is read.
         if_input_missing: where there is no partition, or none that ``where`` wants: ``fail`` (a retry looks again),
             ``skip`` this task and those after it, or return an ``empty`` list, over which Airflow maps no task.
+        incremental: only partitions that changed since their output was made, or whose output has rows to be tried
+            again. The outputs say of what they were made (templated).
         **kwargs: of Airflow's ``BaseOperator``.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("input_path", "output_path", "where", "max_tasks")  # type: ignore[misc]
+    template_fields: ClassVar[Sequence[str]] = ("input_path", "output_path", "where", "max_tasks", "incremental")  # type: ignore[misc]
     template_fields_renderers: ClassVar[dict[str, str]] = {"where": "json"}
     ui_color = "#e8f0fe"
 
@@ -42,6 +45,7 @@ class MullamaListPartitionsOperator(BaseOperator):
         max_tasks: int | str | None = None,
         balance: Literal["bytes", "rows"] = "bytes",
         if_input_missing: Literal["fail", "skip", "empty"] = "fail",
+        incremental: bool | str = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,6 +55,7 @@ class MullamaListPartitionsOperator(BaseOperator):
         self.max_tasks = max_tasks
         self.balance = balance
         self.if_input_missing = if_input_missing
+        self.incremental = incremental
 
     def execute(self, context: Any) -> list[Any]:
         """List the partitions.
@@ -60,7 +65,7 @@ class MullamaListPartitionsOperator(BaseOperator):
             AirflowSkipException: there is no partition, and ``if_input_missing="skip"``.
             MullamaError: no input, or the store does not answer.
         """
-        from airflow_mullama.mapping import list_partitions
+        from airflow_mullama.storage.mapped_tasks import list_partitions
 
         try:
             require_if_input_missing(self.if_input_missing)
@@ -68,10 +73,10 @@ class MullamaListPartitionsOperator(BaseOperator):
                 self.input_path,
                 self.output_path,
                 where=self.where,
-                # A template renders as text.
-                max_tasks=int(self.max_tasks) if str(self.max_tasks).isdecimal() else self.max_tasks,  # type: ignore[arg-type]
+                max_tasks=from_text(self.max_tasks, OrNone(Whole(1))),  # type: ignore[arg-type]
                 balance=self.balance,
                 if_input_missing="fail" if self.if_input_missing == "fail" else "empty",
+                incremental=from_text(self.incremental, OneOf((True, False))),  # type: ignore[arg-type]
             )
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error

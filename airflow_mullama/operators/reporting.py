@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from airflow_mullama.compat import openlineage_is_on
+from airflow_mullama.hooks.filesystems import resolve_in_task
 from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.operators.assets import describe_outlets
-from airflow_mullama.operators.filesystems import resolve_in_task
-from airflow_mullama.operators.lineage import remember_schemas
+from airflow_mullama.operators.lineage import remember_locations, remember_schemas
 from airflow_mullama.operators.metrics import send_metrics
 
 log = logging.getLogger(__name__)
@@ -31,5 +31,6 @@ def report(operator: Any, context: Any, job: Any, manifest: PartitionManifest) -
         send_metrics(context, manifest)
         if openlineage_is_on():
             operator.lineage_schemas = remember_schemas(job, manifest, resolve_in_task)
+            operator.lineage_locations = remember_locations(manifest, resolve_in_task)
     except Exception as error:  # noqa: BLE001 - the work is done and published
         log.warning("the output is written; metrics or lineage are not complete: %s", error)

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_mullama.rows import ErrorType, Status
 
-# A test holds these to the contract: one for each, and none besides.
+# A test holds these to the contract: one for each, and no others.
 STATUS_WORDS = {
     Status.SUCCESS: "have a result",
     Status.FAILED: "have none",
@@ -15,7 +15,11 @@ STATUS_WORDS = {
 }
 ERROR_WORDS = {
     ErrorType.NULL_INPUT: "The input is null: nothing was asked.",
+    ErrorType.UNREADABLE_ROW: "The line or row of the input file is damaged.",
+    ErrorType.ROW_TOO_LARGE: "The row's prompt is larger than what is held in memory.",
     ErrorType.RENDER_ERROR: "The prompt could not be made from the row.",
+    ErrorType.UNREADABLE_IMAGE: "What stands for a picture is none that is read.",
+    ErrorType.MISSING_IMAGE: "The file of a picture is not there, or was out of reach.",
     ErrorType.EMPTY_INPUT: "The text is empty.",
     ErrorType.PROMPT_TOO_LONG: "The prompt does not fit into the context.",
     ErrorType.ENGINE_ERROR: "The engine could not compute the row.",
@@ -28,7 +32,8 @@ ERROR_WORDS = {
     ErrorType.ZERO_EMBEDDING: "The vector is all zeros.",
     ErrorType.RATE_LIMITED: "The server asked for fewer requests.",
     ErrorType.HTTP_ERROR: "The server failed, or the way to it did.",
-    ErrorType.REQUEST_REFUSED: "The server wants this request in no case.",
+    ErrorType.REQUEST_REFUSED: "The server will never take this request.",
+    ErrorType.NO_ANSWER: "The model stopped, or was cut, without a text.",
 }
 
 

@@ -1,7 +1,7 @@
 """What Airflow registers: two tabs in its UI, and the application that serves their page.
 
 Every component of Airflow imports this, the scheduler and each task too, so it imports next to nothing. Only the API
-server answers requests, and the application is made with the first of them.
+server answers requests, and the application is made with the first request.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from urllib.parse import quote
 import duckdb
 import pytest
 
-from airflow_mullama.demo.airflow_client import TaskInstance
-from airflow_mullama.demo.airflow_environment import HOST, airflow_environment
-from airflow_mullama.demo.airflow_server import AirflowServer, free_port
+from airflow_mullama.demo.airflow.client import TaskInstance
+from airflow_mullama.demo.airflow.environment import HOST, airflow_environment
+from airflow_mullama.demo.airflow.server import AirflowServer, free_port
 from airflow_mullama.plugin.routes import RUN_ROUTE, TASK_ROUTE, task_tab
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven with Playwright")
@@ -36,10 +36,10 @@ BASE_PATH = "/team/airflow"
 
 
 @pytest.fixture(scope="module")
-def airflow(lake: Path, browser: Any) -> Iterator[AirflowServer]:
+def airflow(lake: Path, browser: Any, migrated_home: Callable[[Path], Path]) -> Iterator[AirflowServer]:
     """An Airflow in which everybody is an administrator, whose tasks have run; a slow one still does."""
     server = AirflowServer(
-        lake.parent / "home",
+        migrated_home(lake.parent / "home"),
         dags=Path(__file__).parent / "dags",
         environment={"AIRFLOW_MULLAMA_TEST_LAKE": str(lake)},
         parallelism=4,
@@ -115,8 +115,9 @@ def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Any, pa
     patiently(lambda: airflow.client.task_instances(SLOW_DAG, RUN)[0].state == "running")
     frame = tab.open(address(airflow, "slow", dag=SLOW_DAG))
     bar = frame.get_by_role("progressbar", name="Rows done")
-    expect(bar).to_have_attribute("aria-valuemax", "1440")
-    expect(frame.get_by_text("Input 1 of 2:")).to_be_visible()
+    expect(bar).to_have_attribute("aria-valuemax", "1540")  # of both partitions
+    expect(frame.get_by_text("Partition 1 of 2")).to_be_visible()
+    expect(frame.get_by_role("heading", name="What was asked")).to_be_visible()
     expect(frame.get_by_text("rows/s")).to_be_visible()
     first = int(bar.get_attribute("aria-valuenow"))
     # It is asked for again by itself.
@@ -132,6 +133,9 @@ def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Any, pa
     frame = tab.open(run_address(airflow, SLOW_DAG))
     expect(frame.get_by_role("progressbar", name="Rows done by slow")).to_be_visible()
     expect(frame.get_by_text("1 task instance running")).to_be_visible()
+    whole = frame.get_by_role("progressbar", name="Rows done by this run")
+    expect(whole).to_have_attribute("aria-valuemax", "1540")
+    expect(frame.get_by_text(re.compile(r"^about \d"))).to_be_visible()  # the time left
 
 
 def test_a_finished_task_shows_its_manifest(
@@ -146,7 +150,7 @@ def test_a_finished_task_shows_its_manifest(
     errors = frame.get_by_role("table", name="Errors by type").locator("tbody tr")
     assert [" ".join(row.split()) for row in errors.all_inner_texts()] == [
         "engine_error The engine could not compute the row. yes, at the next run 4 2.5 %",
-        "null_input The input is null: nothing was asked. no 2 1.2 %",
+        "null_input The input is null: nothing was asked. no 2 1.3 %",
     ]
     expect(frame.get_by_text("4 failed (2.5 %)")).to_be_visible()
     expect(frame.get_by_text(manifest["request_fingerprint"], exact=True)).to_be_visible()
@@ -184,6 +188,11 @@ def test_a_task_over_its_error_budget_shows_what_it_left(
     frame = tab.open(address(airflow, "over_budget"))
     expect(frame.get_by_text("4 failed (4 %)")).to_be_visible()
     expect(frame.locator(".state")).to_have_text("failed")
+    why = "4 of 100 rows of .*ds=1/rows.parquet failed .*, which is more than max_error_ratio=0.01 allows"
+    expect(frame.get_by_text(re.compile(why))).to_be_visible()
+    expect(frame.get_by_label("Prompt", exact=True)).to_have_text(f"For <b>{RUN}</b>: {{text}}")
+    expect(frame.locator("dd", has_text='{"faults":{"fail":[0,1,2,3]}}')).to_be_visible()
+    expect(frame.locator("dt", has_text="max_tokens")).to_be_visible()
     assert duckdb.sql(frame.locator("#query").inner_text()).fetchall()[0][0] == "engine_error"
 
 
@@ -215,6 +224,22 @@ def test_the_summary_shows_the_whole(
     expect(tab.page.get_by_role("heading", name="Tasks before this one")).to_be_visible()
 
 
+def test_a_missing_task_is_a_link_to_its_tab(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
+) -> None:
+    frame = tab.open(address(airflow, "of_failed"))
+    frame.get_by_role("link", name="over_budget").click()
+    tab.page.wait_for_url(f"**/tasks/over_budget/plugin/{TASK_ROUTE}")
+
+
+def test_a_task_whose_xcom_is_not_there_shows_what_its_state_store_has(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
+) -> None:
+    tab.page.goto(bare_address(airflow, "unpushed"))
+    expect(tab.page.locator("#rows")).to_have_text("100")
+    expect(tab.page.get_by_text("none failed")).to_be_visible()
+
+
 @pytest.mark.parametrize("task", ["subclass", "decorated"])
 def test_a_subclass_and_a_decorated_function_are_ours_too(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, task: str
@@ -234,9 +259,9 @@ def test_a_run_adds_up_its_tasks_and_leads_to_each(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     frame = tab.open(run_address(airflow))
-    expect(frame.get_by_role("heading", name="7 task instances", exact=True)).to_be_visible()
-    expect(frame.locator("#rows")).to_have_text("2,060")
-    expect(frame.get_by_text("8 failed (0.3 %)")).to_be_visible()
+    expect(frame.get_by_role("heading", name="8 task instances", exact=True)).to_be_visible()
+    expect(frame.locator("#rows")).to_have_text("2,160")
+    expect(frame.get_by_text("8 failed (0.4 %)")).to_be_visible()
     table = frame.get_by_role("table", name="Task instances")
     assert [text.split("\t")[0] for text in table.locator("tbody tr").all_inner_texts()] == [
         "decorated",
@@ -246,7 +271,9 @@ def test_a_run_adds_up_its_tasks_and_leads_to_each(
         "mapped [ds=3]",
         "over_budget",
         "subclass",
+        "unpushed",
     ]
+    expect(frame.get_by_role("heading", name="Why tasks failed")).to_be_visible()
     table.get_by_role("link", name="mapped [ds=2]").click()
     tab.page.wait_for_url(f"**/tasks/mapped/mapped/1/plugin/{TASK_ROUTE}")
     expect(tab.frame().locator("#rows")).to_have_text("60")
@@ -335,9 +362,31 @@ def test_ids_are_read_as_either_airflow_writes_them(
     assert call(tab, airflow, "address.js", "idsFromQuery", query) == ids
 
 
+@pytest.mark.parametrize("dots", [".", ".."])
+def test_an_id_that_is_a_step_in_an_address_is_not_asked_for(
+    airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, dots: str
+) -> None:
+    ids = {"dag": DAG, "run": RUN, "task": "finished", "mapIndex": -1}
+    assert call(tab, airflow, "address.js", "instanceTab", ids) is not None
+    assert call(tab, airflow, "address.js", "instanceTab", {**ids, "task": dots}) is None
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.page.goto(f"{airflow.url}/mullama/task?dag={DAG}&run={RUN}&task={dots}&map_index=-1")
+    expect(tab.page.locator("main")).to_contain_text(f'The id "{dots}" has no address in Airflow\'s API')
+    assert not [url for url in asked if "/api/v2/" in url]
+
+
 @pytest.mark.parametrize(
     ("part", "whole", "words"),
-    [(29, 100, "29 %"), (2999, 3000, "99.9 %"), (1, 3000, "< 0.1 %"), (0, 7, "0 %"), (7, 7, "100 %"), (0, 0, "0 %")],
+    [
+        (29, 100, "29 %"),
+        (2999, 3000, "99.9 %"),
+        (1, 3000, "< 0.1 %"),
+        (0, 7, "0 %"),
+        (2, 160, "1.3 %"),
+        (7, 7, "100 %"),
+        (0, 0, "0 %"),
+    ],
 )
 def test_a_share_is_exact_and_never_rounded_up_to_all(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, part: int, whole: int, words: str
@@ -345,6 +394,40 @@ def test_a_share_is_exact_and_never_rounded_up_to_all(
     tab.page.goto(f"{airflow.url}/mullama/format.js")
     code = "async ([part, whole]) => (await import('./format.js')).percent(part, whole)"
     assert tab.page.evaluate(code, [part, whole]) == words
+
+
+@pytest.mark.parametrize(
+    ("states", "far"),
+    [
+        (
+            [
+                {"state": "success", "manifest": {"rows": 100}},
+                {"state": "running", "progress": {"done": 30, "total": 100, "rows_per_second": 10}},
+                {"state": "failed", "progress": {"done": 20, "total": 100, "rows_per_second": 10}},
+                {"state": "skipped"},
+            ],
+            {"done": 150, "total": 220, "running": 1, "waiting": 0, "about": False, "eta": 7},
+        ),
+        (
+            [
+                {"state": "up_for_retry", "progress": {"done": 30, "total": 100, "rows_per_second": 10}},
+                {"state": "running", "progress": {"done": 0, "total": 300, "rows_per_second": 5}},
+                {"state": None},
+            ],
+            {"done": 30, "total": 600, "running": 1, "waiting": 1, "about": True, "eta": 114},
+        ),
+        ([{"state": "running"}], {"done": 0, "total": 0, "running": 1, "waiting": 1, "about": False, "eta": None}),
+    ],
+)
+def test_a_run_is_as_far_as_all_its_tasks(
+    airflow: AirflowServer,
+    instances: dict[tuple[str, int], TaskInstance],
+    tab: Any,
+    states: list[dict[str, Any]],
+    far: dict[str, Any],
+) -> None:
+    found = call(tab, airflow, "instances-view.js", "farOf", states)
+    assert {name: found.get(name) for name in far} == far
 
 
 def look_again(tab: Any) -> None:

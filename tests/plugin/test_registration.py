@@ -101,7 +101,7 @@ def test_the_provider_names_its_plugin_and_links() -> None:
     assert "airflow_mullama.operators.links.MullamaTabLink" in info["extra-links"]
 
 
-ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda name: name not in (".", ".."))
 
 
 @given(dag=ids, run=ids, task=ids, map_index=st.none() | st.integers(-1, 2000))
@@ -109,3 +109,9 @@ def test_any_id_comes_back_from_the_address_of_its_tab(dag: str, run: str, task:
     segments = task_tab(dag, run, task, map_index).split("/")
     mapped = ["mapped", str(map_index)] if map_index is not None and map_index >= 0 else []
     assert list(map(unquote, segments)) == ["dags", dag, "runs", run, "tasks", task, *mapped, "plugin", "mullama"]
+
+
+@pytest.mark.parametrize("dots", [".", ".."])
+def test_an_id_that_is_a_step_in_an_address_has_no_tab(dots: str) -> None:
+    assert task_tab(dots, "run", "task") == task_tab("dag", dots, "task") == task_tab("dag", "run", dots) == ""
+    assert task_tab("dag", "run", "...") != ""

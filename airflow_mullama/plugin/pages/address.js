@@ -1,6 +1,6 @@
 // Which task instance or run this page is about, and where Airflow is.
 
-// Decoded by hand: Airflow 3.1 puts ids into the address as they are, and there a "+" is a plus and no space.
+// Decoded by hand: Airflow 3.1 puts ids into the address as they are, and there a "+" is a plus, not a space.
 export function idsFromQuery(query) {
   const values = {};
   for (const pair of query.replace(/^\?/, "").split("&")) {
@@ -23,7 +23,13 @@ function decoded(text) {
 // This page is one folder below Airflow, whatever the path of its base URL.
 const AIRFLOW = new URL("../", document.baseURI);
 
-const encode = encodeURIComponent;
+// The ids "." and ".." are steps within an address, encoded or not: a browser resolves them, and asks for something else.
+export class NoAddress extends Error {}
+
+function encode(id) {
+  if (id === "." || id === "..") throw new NoAddress(id);
+  return encodeURIComponent(id);
+}
 
 export function apiAddress(path, parameters = {}) {
   const address = new URL(`api/v2/${path}`, AIRFLOW);
@@ -43,7 +49,9 @@ export function instancePath(ids) {
   return `${instancesPath(ids)}/${encode(ids.task)}`;
 }
 
+// Undefined where there is none.
 export function instanceTab(ids) {
+  if ([ids.dag, ids.run, ids.task].some((id) => id === "." || id === "..")) return undefined;
   const mapped = ids.mapIndex >= 0 ? `mapped/${ids.mapIndex}/` : "";
   return new URL(
     `dags/${encode(ids.dag)}/runs/${encode(ids.run)}/tasks/${encode(ids.task)}/${mapped}plugin/mullama`,

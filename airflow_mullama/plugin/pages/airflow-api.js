@@ -1,6 +1,6 @@
-// Reading Airflow's REST API with the session of whoever looks: Airflow decides what they may see.
+// Reading Airflow's REST API with the session of whoever is looking: Airflow decides what they may see.
 
-import { apiAddress, instancePath, instancesPath, runPath } from "./address.js";
+import { apiAddress, instancePath, instancesPath } from "./address.js";
 
 const PAGE = 100;
 
@@ -48,7 +48,7 @@ export function taskInstance(ids) {
 // The value that a task left under a key, or undefined.
 export async function xcom(ids, key) {
   const address = `${instancePath(ids)}/xcomEntries/${encodeURIComponent(key)}`;
-  // The value as it was left, and no text of it.
+  // The value as it was left, not a text made of it.
   const entry = await unlessMissing(
     read(address, { map_index: ids.mapIndex, deserialize: false, stringify: false }),
   );
@@ -70,14 +70,6 @@ async function allPages(name, readPage) {
   }
 }
 
-// Which task instances of a run left something under a key, as `task/index`.
-export async function instancesWithXcom(ids, key) {
-  const found = await allPages("xcom_entries", (page) =>
-    read(`${runPath(ids)}/taskInstances/~/xcomEntries`, { xcom_key: key, ...page }),
-  );
-  return new Set(found.map((entry) => `${entry.task_id}/${entry.map_index}`));
-}
-
 function asObject(value) {
   if (typeof value !== "string") return value ?? undefined;
   try {
@@ -90,24 +82,31 @@ function asObject(value) {
 // Airflow 3.3 and newer have a store for a task's state; before that a task's numbers are an XCom.
 let hasStateStore = true;
 
-// What a task last said of itself, unless an earlier attempt did.
-export async function progress(ids, instance) {
+const SAID = ["progress", "manifest", "failure"];
+
+// What a task said of itself, unless an earlier attempt did: { progress, manifest, failure }, those that there are.
+export async function said(ids, instance) {
   if (hasStateStore) {
     const path = `${instancePath(ids)}/state-store`;
     try {
       const answer = await read(path, { map_index: ids.mapIndex, limit: PAGE });
-      const entry = answer.task_state_store.find(({ key }) => key === "progress");
-      const old = Date.parse(entry?.updated_at) < Date.parse(instance.start_date);
-      return entry && !old ? { ...entry.value, updated_at: entry.updated_at } : undefined;
+      const isOld = (entry) => Date.parse(entry.updated_at) < Date.parse(instance.start_date);
+      const entries = answer.task_state_store.filter((entry) => SAID.includes(entry.key) && !isOld(entry));
+      const found = Object.fromEntries(entries.map(({ key, value }) => [key, value]));
+      const progress = entries.find(({ key }) => key === "progress");
+      return progress ? { ...found, progress: { ...progress.value, updated_at: progress.updated_at } } : found;
     } catch (error) {
       if (!isNoStateStore(error)) {
-        if (error instanceof Refused && error.status === 404) return undefined; // of this instance only
+        if (error instanceof Refused && error.status === 404) return {}; // of this instance only
         throw error;
       }
       hasStateStore = false;
     }
   }
-  return (await xcomKeys(ids)).has("progress") ? xcom(ids, "progress") : undefined;
+  const keys = await xcomKeys(ids);
+  const found = {};
+  for (const key of SAID.filter((one) => keys.has(one))) found[key] = await xcom(ids, key);
+  return found;
 }
 
 // Without the store, the last part of its address is taken for a map index, which it cannot be.

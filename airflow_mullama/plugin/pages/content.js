@@ -1,4 +1,4 @@
-// What the page shows: made anew for news only, so that what is read is not torn away.
+// What the page shows: rebuilt only when there is news, so that what is being read is not torn away.
 
 import { sentence } from "./elements.js";
 import { explain, isOfThisPage, mayPass } from "./refusals.js";
@@ -29,7 +29,7 @@ export function showFailure(error, what) {
   return passing ? undefined : SELDOM_MS;
 }
 
-// What was open or had the focus stays so when the content is made anew.
+// What was open or had the focus stays so when the content is rebuilt.
 function replaceContent(nodes) {
   const content = document.getElementById("content");
   const focused = document.activeElement?.dataset?.key;
@@ -42,7 +42,7 @@ function replaceContent(nodes) {
   }
 }
 
-// Says something above the content that is there, until that is made anew.
+// Says something above the content that is there, until that is rebuilt.
 function announce(text) {
   document.getElementById("notice")?.remove();
   const notice = sentence(text, "refused");

@@ -1,13 +1,14 @@
 // A DuckDB query over the outputs that have failed rows: which errors, and how often.
 
-import { failedRows, partitionsOf } from "./manifest.js";
+import { failedRows, partitionCount, partitionsOf } from "./manifest.js";
 
 const MOST_FILES = 100;
 // Only these are read by DuckDB under the address that the manifest has.
 const READABLE = /^(s3|gs|gcs|file):\/\//;
 const BUCKETS = /^(s3|gs|gcs):\/\//;
 
-// Returns { query, files, of } or undefined where no query can be right.
+// Returns { query, files, of, more } or undefined where no query can be right: there are failed rows in `of` outputs and,
+// where `more`, perhaps in others that the manifest has no room for.
 export function duckdbQuery(manifest) {
   const prefix = manifest.output_prefix;
   const failed = partitionsOf(manifest).filter((one) => failedRows(one) > 0);
@@ -23,7 +24,8 @@ export function duckdbQuery(manifest) {
     "GROUP BY ALL",
     "ORDER BY failed_rows DESC;",
   ].join("\n");
-  return { query, files: shown.length, of: paths.length };
+  const more = failed.length === partitionsOf(manifest).length && failed.length < partitionCount(manifest);
+  return { query, files: shown.length, of: paths.length, more };
 }
 
 function duckdbPath(path) {
@@ -33,7 +35,7 @@ function duckdbPath(path) {
   const plain = BUCKETS.test(path) ? path.replace(/^([a-z0-9]+:\/\/)[^/@]*@/, "$1") : path.replace(/^file:\/\//, "");
   // DuckDB takes a backslash for a separator of folders in a pattern, and there is no other way to write a wildcard.
   if (plain.includes("\\") && /[[*?]/.test(plain)) return undefined;
-  // In a set, a character that is a wildcard otherwise stands for itself.
+  // In a set, a character that is a wildcard elsewhere stands for itself.
   return plain.replace(/[[*?]/g, "[$&]");
 }
 

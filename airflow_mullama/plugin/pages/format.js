@@ -12,12 +12,12 @@ export function rate(value, unit) {
   return `${value.toLocaleString(LOCALE, { maximumFractionDigits: digits })} ${unit}`;
 }
 
-// Never rounded up to all: 2,999 of 3,000 is not 100 %.
+// To the nearest tenth, but never all or nothing where it is not: 2,999 of 3,000 is not 100 %.
 export function percent(part, whole) {
   if (!(whole > 0)) return "0 %";
-  const exact = (part / whole) * 100;
-  if (exact > 0 && exact < 0.1) return "< 0.1 %";
-  return `${(Math.floor((part * 1000) / whole) / 10).toLocaleString(LOCALE)} %`;
+  const tenths = Math.round((part * 1000) / whole);
+  if (part > 0 && tenths === 0) return "< 0.1 %";
+  return `${((part < whole ? Math.min(tenths, 999) : tenths) / 10).toLocaleString(LOCALE)} %`;
 }
 
 export function seconds(value) {

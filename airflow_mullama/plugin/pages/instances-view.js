@@ -2,16 +2,17 @@
 
 import { instanceTab } from "./address.js";
 import * as airflow from "./airflow-api.js";
+import { failuresCard } from "./asked-view.js";
 import { progressBar } from "./bars.js";
 import { show } from "./content.js";
-import { airflowLink, card, element, sentence } from "./elements.js";
-import { count, plural, rate } from "./format.js";
+import { airflowLink, card, element, facts, sentence } from "./elements.js";
+import { count, percent, plural, rate, seconds } from "./format.js";
 import { instanceName, stateBadge } from "./heading.js";
-import { LINK_NAME, failedRows, isFinal, isManifest, isOurOperator, isProgress, isSummary, total } from "./manifest.js";
+import { LINK_NAME, failedRows, isFailure, isFinal, isManifest, isOurOperator, isProgress, isSummary, total } from "./manifest.js";
 import { errorsCard, rowsCard } from "./rows-view.js";
 import { table } from "./tables.js";
 
-// Numbers that are read without being asked for: each is a request. Those that run come first, and besides.
+// Numbers that are read without being asked for: each is a request. As many running tasks are read before these.
 const READ_AT_ONCE = 100;
 const MOST_PROBED = 200;
 
@@ -20,12 +21,14 @@ const SUMMARY = "MullamaSummaryOperator";
 const ENDED = ["success", "failed"];
 const tableMemory = {};
 const accounts = new Map(); // by instance and attempt: what ended does not change
+const heard = new Map(); // by instance: the last progress; a further attempt goes on from there, and says so later
+const MOST_FAILURES = 20;
 let readUpTo = READ_AT_ONCE;
-let subclasses; // task ids of ours that their operator's name does not tell
+let subclasses; // task ids of ours that cannot be told by their operator's name
 let unprobed = 0; // tasks that were not asked
 
 // Returns { instances, ours, read, left }: of all instances ours, of those the ones whose numbers were read, and what was
-// there, as a Map from an instance to { manifest } or { progress }.
+// there, as a Map from an instance to { manifest }, { progress }, { failure } or several of these.
 export async function lookAtInstances(ids) {
   const instances = await airflow.taskInstances(ids);
   const mine = await ourTasks(ids, instances);
@@ -38,12 +41,8 @@ export async function lookAtInstances(ids) {
   const running = ours.filter((one) => one.state === "running").slice(0, READ_AT_ONCE);
   const others = ours.filter((one) => one.state !== "running").slice(0, readUpTo);
   let read = [...running, ...others];
-  // A task over its error budget left its manifest under another key, and one that failed otherwise none.
-  const anyFailed = read.some((one) => one.state === "failed");
-  const overBudget = anyFailed ? await airflow.instancesWithXcom(ids, "manifest") : new Set();
   await airflow.inTurns(read, async (one) => {
-    const key = overBudget.has(`${one.task_id}/${one.map_index}`) ? "manifest" : "return_value";
-    const found = await accountOf(ids, one, key);
+    const found = await accountOf(ids, one);
     if (found !== undefined) left.set(one, found);
   });
   const isSum = (one) => left.get(one)?.summary === true; // a subclass of that operator
@@ -62,7 +61,7 @@ function newsOf({ ours, read, left }) {
   return JSON.stringify([
     ours.map((one) => [one.id, one.state, one.try_number, one.end_date]),
     read.length,
-    [...left.values()].map((one) => one.progress),
+    [...left.values()].map((one) => [one.progress, one.failure]),
   ]);
 }
 
@@ -91,26 +90,47 @@ function idsOf(ids, instance) {
   return { ...ids, task: instance.task_id, mapIndex: instance.map_index };
 }
 
-async function accountOf(ids, instance, xcomKey) {
+// States in which an attempt is at work, or was and another one follows.
+const UNDER_WAY = ["running", "up_for_retry", "queued", "scheduled", "restarting", "up_for_reschedule", "deferred"];
+
+async function accountOf(ids, instance) {
   const own = idsOf(ids, instance);
-  if (instance.state === "running") {
-    const progress = await airflow.progress(own, instance);
-    return isProgress(progress) ? { progress } : undefined;
+  const name = `${instance.task_id}/${instance.map_index}`;
+  if (UNDER_WAY.includes(instance.state) && instance.start_date) {
+    const { progress } = await airflow.said(own, instance);
+    if (isProgress(progress)) heard.set(name, progress);
+    return heard.has(name) ? { progress: heard.get(name) } : undefined;
   }
-  const ended = instance.state === "success" || (instance.state === "failed" && xcomKey === "manifest");
-  if (!ended) return undefined;
-  const key = `${instance.task_id}/${instance.map_index}/${instance.try_number}/${instance.end_date}`;
-  if (!accounts.has(key)) {
-    const manifest = await airflow.xcom(own, xcomKey);
-    accounts.set(key, isSummary(manifest) ? { summary: true } : isManifest(manifest) ? { manifest } : undefined);
-  }
+  if (!ENDED.includes(instance.state)) return undefined;
+  const key = `${name}/${instance.try_number}/${instance.end_date}`;
+  if (!accounts.has(key)) accounts.set(key, await finalAccount(own, instance));
   return accounts.get(key);
+}
+
+async function finalAccount(ids, instance) {
+  const { manifest, progress, failure } = instance.start_date ? await airflow.said(ids, instance) : {};
+  const account = isSummary(manifest) || isManifest(manifest) ? manifest : await accountInXcom(ids);
+  if (isSummary(account)) return { summary: true };
+  return {
+    manifest: account,
+    progress: account === undefined && isProgress(progress) ? progress : undefined,
+    failure: instance.state === "failed" && isFailure(failure) ? failure : undefined,
+  };
+}
+
+// A task over its error budget left its manifest under another key, and one that failed otherwise none.
+async function accountInXcom(ids) {
+  const keys = await airflow.xcomKeys(ids);
+  for (const key of ["return_value", "manifest"].filter((one) => keys.has(one))) {
+    const value = await airflow.xcom(ids, key);
+    if (isManifest(value) || isSummary(value)) return value;
+  }
+  return undefined;
 }
 
 async function instancesView(ids, { ours, read, left }, lookAgain) {
   const contract = await airflow.rowContract();
   const manifests = [...left.values()].map((one) => one.manifest).filter(Boolean);
-  const running = [...left.values()].map((one) => one.progress).filter(Boolean);
   const without = read.filter((one) => ENDED.includes(one.state) && !left.get(one)?.manifest).length;
   const sum = total(manifests);
   return [
@@ -118,7 +138,8 @@ async function instancesView(ids, { ours, read, left }, lookAgain) {
     read.length < ours.length && readMore(read.length, ours.length, lookAgain),
     unprobed > 0 && sentence(`${plural(unprobed, "further task")} of this run may be ours under another operator’s name.`),
     manifests.length > 0 && rowsCard(sum, contract, `Rows of ${plural(manifests.length, "finished task instance")}`),
-    running.length > 0 && runningCard(running),
+    runCard(ours, read, left),
+    failuresCard(failuresOf(ids, read, left)),
     without > 0 &&
       sentence(`${plural(without, "task instance")} ended without a manifest, so no rows of ${without === 1 ? "it" : "them"} are counted.`),
     errorsCard(sum, contract),
@@ -145,18 +166,56 @@ function readMore(read, all, lookAgain) {
   );
 }
 
-function runningCard(running) {
-  const sum = (name) => running.reduce((all, one) => all + (one[name] ?? 0), 0);
+function failuresOf(ids, read, left) {
+  return read
+    .filter((one) => left.get(one)?.failure)
+    .slice(0, MOST_FAILURES)
+    .map((one) => ({ name: instanceName(one), address: instanceTab(idsOf(ids, one)), failure: left.get(one).failure }));
+}
+
+// How far the run is: the rows of all instances, those that have ended too, so that a task that ends takes nothing away.
+export function farOf(states) {
+  const far = { done: 0, total: 0, rate: 0, running: 0, waiting: 0 };
+  let known = 0;
+  for (const { state, manifest, progress } of states) {
+    const done = manifest?.rows ?? progress?.done;
+    if (state === "running") far.running += 1;
+    if (done === undefined) {
+      if (!isFinal(state)) far.waiting += 1;
+      continue;
+    }
+    known += 1;
+    far.done += done;
+    far.total += isFinal(state) ? done : Math.max(done, progress.total);
+    if (state === "running") far.rate += progress.rows_per_second ?? 0;
+  }
+  // Of those that have said nothing yet the rows are not known: as many as the others have, for the time left.
+  far.about = far.waiting > 0 && known > 0;
+  if (far.about) far.total += Math.round((far.total / known) * far.waiting);
+  far.eta = far.rate > 0 ? (far.total - far.done) / far.rate : undefined;
+  return far;
+}
+
+function runCard(ours, read, left) {
+  const known = new Set(read);
+  const far = farOf(ours.filter((one) => known.has(one) || !isFinal(one.state)).map((one) => ({ state: one.state, ...left.get(one) })));
+  const isOver = ours.every((one) => isFinal(one.state));
+  if (isOver || far.total === 0) return undefined;
   return card(
-    `${plural(running.length, "task instance")} running`,
+    `${plural(far.running, "task instance")} running`,
     element(
       "p",
       { class: "headline" },
-      element("strong", {}, count(sum("done"))),
-      ` of ${count(sum("total"))} rows`,
-      element("span", { class: "verdict" }, rate(sum("rows_per_second"), "rows/s") ?? ""),
+      element("strong", { id: "run-done" }, count(far.done)),
+      ` of ${far.about ? "about " : ""}${count(far.total)} rows`,
+      element("span", { class: "verdict" }, percent(far.done, far.total)),
     ),
-    progressBar(sum("done"), sum("total"), "Rows done by those that run"),
+    progressBar(far.done, far.total, "Rows done by this run"),
+    facts([
+      ["Rows", rate(far.rate, "rows/s")],
+      ["Time left", far.eta === undefined ? "not known yet" : `about ${seconds(far.eta)}`],
+      ["No numbers yet", far.waiting ? plural(far.waiting, "task instance") : undefined],
+    ]),
   );
 }
 
@@ -172,8 +231,9 @@ function instancesTable(ids, ours, left) {
       {
         title: "Task",
         cell: (one) => {
-          const own = idsOf(ids, one);
-          return airflowLink(instanceTab(own), instanceName(one), `${one.task_id}/${one.map_index}`);
+          const tab = instanceTab(idsOf(ids, one));
+          if (tab === undefined) return instanceName(one);
+          return airflowLink(tab, instanceName(one), `${one.task_id}/${one.map_index}`);
         },
         value: (one) => instanceName(one),
         wide: true,

@@ -1,12 +1,13 @@
 // A finished task: everything its manifest says.
 
-import { card, copyButton, element, facts } from "./elements.js";
+import { instanceTab } from "./address.js";
+import { airflowLink, card, copyButton, element, facts } from "./elements.js";
 import { bytes, count, percent, plural, rate, seconds, time } from "./format.js";
-import { failedRows, isSummary } from "./manifest.js";
+import { failedRows, isSummary, partitionCount } from "./manifest.js";
 import { errorsCard, queryCard, rowsCard } from "./rows-view.js";
 import { table } from "./tables.js";
 
-export function manifestView(manifest, contract) {
+export function manifestView(manifest, contract, ids) {
   if (manifest.skipped === "input_missing") {
     return [
       card("Rows", element("p", {}, "There was no input, so nothing was done and nothing was written.")),
@@ -15,7 +16,7 @@ export function manifestView(manifest, contract) {
     ];
   }
   return [
-    isSummary(manifest) && summaryCard(manifest),
+    isSummary(manifest) && summaryCard(manifest, ids),
     rowsCard(manifest, contract),
     errorsCard(manifest, contract),
     queryCard(manifest),
@@ -26,11 +27,17 @@ export function manifestView(manifest, contract) {
   ];
 }
 
-export function emptySummaryView(summary) {
-  return [summaryCard(summary), rawCard(summary)];
+export function emptySummaryView(summary, ids) {
+  return [summaryCard(summary, ids), rawCard(summary)];
 }
 
-function summaryCard(summary) {
+// A missing task, named `task_id` or `task_id[map_index]`: a link to its tab.
+function missingTask(name, ids) {
+  const [, task, index] = /^(.*?)(?:\[(\d+)\])?$/.exec(name);
+  return airflowLink(instanceTab({ ...ids, task, mapIndex: index === undefined ? -1 : Number(index) }), name, `missing ${name}`);
+}
+
+function summaryCard(summary, ids) {
   const missing = summary.missing ?? [];
   const more = summary.missing_count - missing.length;
   return card(
@@ -44,8 +51,8 @@ function summaryCard(summary) {
       element(
         "p",
         { class: "note" },
-        "Did not end well: ",
-        missing.map((name, index) => [index ? ", " : "", element("code", {}, name)]),
+        "Did not end well, or left no manifest: ",
+        missing.map((name, index) => [index ? ", " : "", missingTask(name, ids)]),
         more > 0 ? ` and ${count(more)} more` : "",
         ".",
       ),
@@ -97,7 +104,7 @@ function timeCard(manifest) {
           ),
         ),
       ),
-      element("li", { class: "total" }, element("span", {}, (manifest.partitions ?? []).length > 1 ? "In all, of the partitions together" : "In all"), element("strong", {}, seconds(whole))),
+      element("li", { class: "total" }, element("span", {}, partitionCount(manifest) > 1 ? "In all, of the partitions together" : "In all"), element("strong", {}, seconds(whole))),
     ),
   );
 }
@@ -125,7 +132,7 @@ function originCard(manifest) {
 
 function whatCard(manifest) {
   const engine = [manifest.engine, manifest.engine_version].filter(Boolean).join(" ");
-  const many = (manifest.partitions ?? []).length;
+  const many = partitionCount(manifest);
   return card(
     "What ran",
     facts([
@@ -163,8 +170,15 @@ const DONE = { up_to_date: "up to date", input_missing: "no input" };
 function partitionsCard(manifest) {
   const partitions = manifest.partitions ?? [];
   if (partitions.length === 0) return undefined;
+  const all = partitionCount(manifest);
   return card(
-    plural(partitions.length, "partition"),
+    plural(all, "partition"),
+    partitions.length < all &&
+      element(
+        "p",
+        { class: "note" },
+        `${count(partitions.length)} are listed, those with the most failed rows: a manifest has room for no more. The account of each stands in its output’s footer.`,
+      ),
     table(
       "Partitions",
       [

@@ -12,6 +12,10 @@ export function isProgress(value) {
   return isObject(value) && typeof value.done === "number" && typeof value.total === "number";
 }
 
+export function isFailure(value) {
+  return isObject(value) && typeof value.message === "string";
+}
+
 function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -23,6 +27,11 @@ export function failedRows(manifest) {
 
 export function partitionsOf(manifest) {
   return manifest.partitions ?? [manifest];
+}
+
+// How many partitions it is of; its list of them may be cut.
+export function partitionCount(manifest) {
+  return manifest.partition_count ?? partitionsOf(manifest).length;
 }
 
 // The sum of several, with what the row views need.

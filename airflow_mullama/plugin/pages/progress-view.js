@@ -32,6 +32,7 @@ export function progressView(progress, title = "Running") {
 }
 
 function place(progress) {
-  if (!(progress.input_count > 1)) return "Input ";
-  return `Input ${count(progress.input_number)} of ${count(progress.input_count)}: `;
+  if (!(progress.partition_count > 1)) return "Input ";
+  const rows = `${count(progress.partition_done)} of ${count(progress.partition_total)} rows`;
+  return `Partition ${count(progress.partition_number)} of ${count(progress.partition_count)}, ${rows}: `;
 }

@@ -69,8 +69,8 @@ export function queryCard(manifest) {
   const found = duckdbQuery(manifest);
   if (found === undefined) return undefined;
   const note =
-    found.of > found.files
-      ? `Over the first ${count(found.files)} of ${count(found.of)} outputs with failed rows.`
+    found.of > found.files || found.more
+      ? `Over ${count(found.files)} of ${found.more ? "more than " : ""}${count(found.of)} outputs with failed rows.`
       : `Over ${found.of === 1 ? "the output" : `the ${count(found.of)} outputs`} with failed rows.`;
   return card(
     "Which rows, with DuckDB",

@@ -2,6 +2,7 @@
 
 import { idsFromQuery } from "./address.js";
 import * as airflow from "./airflow-api.js";
+import { askedCard, failureCard } from "./asked-view.js";
 import { show, showFailure } from "./content.js";
 import { sentence } from "./elements.js";
 import { instanceHeading } from "./heading.js";
@@ -43,23 +44,32 @@ async function look() {
   if (instance === undefined) return lookAtMapped();
   const attempt = JSON.stringify([instance.state, instance.try_number, instance.start_date, instance.end_date]);
   if (attempt === settled) return SELDOM_MS;
-  const left = ENDED_BY_ITSELF.includes(instance.state) ? await account() : undefined;
+  const ended = ENDED_BY_ITSELF.includes(instance.state);
+  let left = ended ? await account() : undefined;
+  // What is also there whatever keeps the XComs.
+  const said = instance.start_date && (instance.state !== "success" || left === undefined) ? await airflow.said(ids, instance) : {};
+  if (ended && left === undefined && (isManifest(said.manifest) || isSummary(said.manifest))) left = said.manifest;
   if (left === undefined) ours ??= await isOurs(instance);
   if (left === undefined && !ours) {
     await show(FOREIGN, () => [sentence(FOREIGN)]);
     return SELDOM_MS;
   }
-  const progress = left === undefined && instance.start_date ? await airflow.progress(ids, instance) : undefined;
-  const news = JSON.stringify([instance.state, instance.try_number, left, progress]);
-  await show(news, async () => [instanceHeading(instance), ...(await body(instance, left, progress))]);
+  const { progress, failure } = said;
+  const news = JSON.stringify([instance.state, instance.try_number, left, progress, failure]);
+  await show(news, async () => [
+    instanceHeading(instance),
+    ended && failureCard(failure),
+    ...(await body(instance, left, progress)),
+    askedCard(instance, left),
+  ]);
   if (!isFinal(instance.state)) return instance.state === null ? IDLE_MS : EVERY_MS;
   settled = attempt;
   return SELDOM_MS;
 }
 
 async function body(instance, left, progress) {
-  if (isManifest(left)) return manifestView(left, await airflow.rowContract());
-  if (left !== undefined) return emptySummaryView(left);
+  if (isManifest(left)) return manifestView(left, await airflow.rowContract(), ids);
+  if (left !== undefined) return emptySummaryView(left, ids);
   const heard = isProgress(progress);
   if (instance.state === "running") {
     return heard

@@ -32,13 +32,22 @@ with DAG("mullama_tab", schedule=None, catchup=False):
         max_retries=0,
         **ECHO,
     )
-    MullamaGenerateOperator(
+    over_budget = MullamaGenerateOperator(
         task_id="over_budget",
         input_path=f"{LAKE}/ds=1/rows.parquet",
         output_path=f"{LAKE}-out/over_budget.parquet",
         engine_options={"faults": {"fail": [0, 1, 2, 3]}},
         max_retries=0,
         max_error_ratio=0.01,
+        model="echo",
+        prompt_template="For <b>{{ run_id }}</b>: {text}",
+    )
+    MullamaSummaryOperator(task_id="of_failed", manifests=over_budget.output, max_missing=1)
+    MullamaGenerateOperator(
+        task_id="unpushed",
+        input_path=f"{LAKE}/ds=1/rows.parquet",
+        output_path=f"{LAKE}-out/unpushed.parquet",
+        do_xcom_push=False,
         **ECHO,
     )
     mapped = MullamaGenerateOperator.partial(

@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from airflow_mullama.arguments import OneOf, require
 from airflow_mullama.errors import ConfigurationError
+from airflow_mullama.storage.addresses import refuse_credentials, shown_address
+from airflow_mullama.storage.hive import is_data, is_hive_segment, is_parquet
 
 IF_INPUT_MISSING = ("fail", "skip", "empty")
 
@@ -17,10 +20,19 @@ def require_if_input_missing(value: str) -> None:
     Raises:
         ConfigurationError: it is not one of the three.
     """
-    if value not in IF_INPUT_MISSING:
-        raise ConfigurationError(
-            f"if_input_missing is {value!r}; it must be one of {', '.join(map(repr, IF_INPUT_MISSING))}."
-        )
+    require("if_input_missing", value, OneOf(IF_INPUT_MISSING))
+
+
+def refuse_credentials_in_paths(operator: Any) -> None:
+    """Refuse a URL that holds a password or a signature, before anything is said of it.
+
+    Raises:
+        ConfigurationError: shows nothing of it.
+    """
+    for name in ("input_path", "output_path"):
+        paths = getattr(operator, name)
+        for path in [paths] if isinstance(paths, (str, os.PathLike)) else list(paths or ()):
+            refuse_credentials(os.fspath(path), f"The {name}")
 
 
 def refuse_nested_outputs(operator: Any) -> None:
@@ -42,8 +54,9 @@ def refuse_nested_outputs(operator: Any) -> None:
         for task in others:
             for theirs in _directories(_output_path_of(task)):
                 if _lies_below(ours, theirs) or _lies_below(theirs, ours):
+                    shown, other = shown_address(ours), shown_address(theirs)
                     raise ConfigurationError(
-                        f"The output_path {ours!r} of task {operator.task_id!r} and {theirs!r} of task "
+                        f"The output_path {shown!r} of task {operator.task_id!r} and {other!r} of task "
                         f"{task.task_id!r} lie in each other, so whoever reads the outer one would read both; give "
                         "them directories beside each other."
                     )
@@ -73,5 +86,5 @@ def _lies_below(inner: str, outer: str) -> bool:
         return False
     between = inner[len(outer) + 1 :].split("/")
     *directories, last = between
-    names = directories if last.lower().endswith((".parquet", ".pq", ".parq")) else between
-    return any("=" not in name for name in names) and not any(name.startswith(("_", ".")) for name in between)
+    names = directories if is_parquet(last) else between
+    return not all(map(is_hive_segment, names)) and all(map(is_data, between))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from airflow_mullama.errors import ConfigurationError, DependencyMissingError
-from airflow_mullama.storage.filesystems import NATIVE_SCHEMES, Location, fsspec_filesystem, resolve_location
+from airflow_mullama.hooks.table_connections import resolve_table
+from airflow_mullama.storage.addresses import NATIVE_SCHEMES, refuse_credentials, scheme_of, shown_address, table_format
+from airflow_mullama.storage.filesystems import Location, fsspec_filesystem, resolve_location
 
 
 def resolve_in_task(url: str) -> Location:
@@ -18,8 +18,12 @@ def resolve_in_task(url: str) -> Location:
     Raises:
         ConfigurationError, DependencyMissingError
     """
-    parts = urlsplit(url) if "://" in url else None
-    if parts is None or parts.scheme == "file" or (parts.scheme in NATIVE_SCHEMES and "@" not in parts.netloc):
+    refuse_credentials(url, "The URL")
+    scheme = scheme_of(url)
+    if table_format(url) is not None:
+        return resolve_table(url, resolve_in_task)
+    names_connection = "@" in url[len(scheme) + 3 :].partition("/")[0]
+    if scheme in ("", "file") or (scheme in NATIVE_SCHEMES and not names_connection):
         return resolve_location(url)
     from airflow.sdk import ObjectStoragePath
 
@@ -27,19 +31,21 @@ def resolve_in_task(url: str) -> Location:
         path = ObjectStoragePath(url)
         return Location(fsspec_filesystem(path.fs), path.path.rstrip("/"), url.rstrip("/"))
     except ImportError as error:
-        raise DependencyMissingError(f"The URL {url!r} needs a package that is not installed: {error}.") from error
+        raise DependencyMissingError(
+            f"The URL {shown_address(url)!r} needs a package that is not installed: {error}."
+        ) from error
     except ValueError as error:
-        if "@" not in parts.netloc:
+        if not names_connection:
             return resolve_location(url)
         raise ConfigurationError(
-            f"The URL {url!r} cannot be used ({error}); for s3://conn_id@bucket install "
+            f"The URL {shown_address(url)!r} cannot be used ({error}); for s3://conn_id@bucket install "
             "apache-airflow-providers-amazon[s3fs], for other stores their provider, or leave the connection out of "
             "the URL to use the machine's own credentials."
         ) from error
 
 
 def max_map_length() -> int:
-    """Most tasks that one task maps to here: ``[core] max_map_length``."""
+    """The most tasks that one task may map to here: ``[core] max_map_length``."""
     try:
         from airflow.sdk.configuration import conf
     except ImportError:  # Airflow 3.1
