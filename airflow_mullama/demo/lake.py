@@ -26,11 +26,11 @@ from airflow_mullama.demo.tickets import generate_tickets
 _T = TypeVar("_T")
 
 DEFAULT_ROWS: Final = 3_000
-DEFAULT_SEED: Final = 4_211  # its tickets are none of those that the tagger was trained on
+DEFAULT_SEED: Final = 4_211  # the tagger was trained on none of its tickets
 FIRST_DAY: Final = datetime.date(2026, 3, 2)
 LONG_TEXT_BYTES: Final = 100 * 1024
 
-# The name begins with an underscore, as those of Spark and Hive do: readers of the data pass it by.
+# The name begins with an underscore, as those of Spark and Hive do: readers of the data skip it.
 MARKER_NAME: Final = "_lake.json"
 # Raised with every change to what is written below: an older lake is then written anew.
 LAKE_VERSION: Final = 1
@@ -106,7 +106,7 @@ class LakeSummary:
         bytes: size of all files.
         nulls: rows without a text.
         empty: rows whose text is empty.
-        repeated: rows that are an exact copy of another one, as a loader makes that ran twice.
+        repeated: rows that are an exact copy of another one, as a loader that ran twice makes.
         other_scripts: rows in another script or language than the model knows.
         odd: rows with markup, braces, control tokens, only emoji or only white space.
         longest_text_bytes: size of the longest text.

@@ -28,7 +28,7 @@ _TEXT_LENGTH = 96
 _ANSWER_WIDTH = 36
 _GOOD_SAMPLES = 5
 _NEIGHBOURS = 3
-# Two texts that share more of their words than this are alike to anybody; it takes a model to see the others.
+# Two texts that share more of their words than this look alike to anybody; seeing the others takes a model.
 _MOST_SHARED_WORDS = 0.35
 _QUERY_CANDIDATES = 400
 
@@ -92,7 +92,7 @@ def show_categories(console: Console, result: RunResult) -> None:
 
 
 def show_neighbours(console: Console, result: RunResult) -> None:
-    """Show two tickets with those that mean most nearly the same."""
+    """Show two tickets with those closest to them in meaning."""
     table = _read(result, ["text", "embedding", "status"])
     table = table.filter(pc.equal(table["status"], "success"))
     texts: list[str] = table["text"].to_pylist()
@@ -183,7 +183,7 @@ def _read(result: RunResult, columns: list[str]) -> pa.Table:
 
 
 def _sample_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Tickets of different answers, one in another script, and one row of each error type."""
+    """Tickets with different answers, one in another script, and one row of each error type."""
     samples: list[dict[str, Any]] = []
     categories: set[str] = set()
     others: set[tuple[str, ...]] = set()

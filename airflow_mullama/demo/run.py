@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -16,22 +15,23 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from airflow_mullama.demo.airflow_client import AirflowClient, TaskInstance, run_url
-from airflow_mullama.demo.airflow_server import DEFAULT_PORT, AirflowServer, AirflowServerError, free_port, is_free
+from airflow_mullama.cache import cache_directory
+from airflow_mullama.demo.airflow.client import AirflowClient, TaskInstance, run_url
+from airflow_mullama.demo.airflow.server import DEFAULT_PORT, AirflowServer, AirflowServerError, free_port, is_free
+from airflow_mullama.demo.airflow.stopping import Stopped, signals_stop
+from airflow_mullama.demo.airflow.task_logs import PROGRESS_LINE, RunLogs
 from airflow_mullama.demo.lake import DEFAULT_ROWS, LakeError, LakeSummary, write_lake
-from airflow_mullama.demo.minilm import DemoModelUnavailableError, ensure_minilm
 from airflow_mullama.demo.report import RunResult, show_categories, show_figures, show_neighbours, show_samples
-from airflow_mullama.demo.stopping import Stopped, signals_stop
-from airflow_mullama.demo.task_logs import LogLine, RunLogs
-from airflow_mullama.paths import cache_directory
+from airflow_mullama.errors import MullamaError
+from airflow_mullama.jobs.embed import EmbedJob
+from airflow_mullama.models.names import MINILM
+from airflow_mullama.run import prepare_model
 
 PARALLEL_TASKS: Final = 2
 RUN_SECONDS: Final = 1_800.0
 _POLL_SECONDS = 0.5
-# A task's log has a line at most every second; here fewer do, and always its last.
+# A task's log has a line at most every second; here fewer are shown, and always the last.
 _SECONDS_BETWEEN_LINES = 4.0
-_PROGRESS_LINE = re.compile(r"^\[(\d+)/(\d+)\] ")
-_UP_TO_DATE = " is up to date"
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ EMBED: Final = DemoDag("embed_tickets", "embed", "embed", "tickets_embedded")
 
 
 class DemoFailedError(Exception):
-    """The demo did not do what it is there to show; the message says what failed, and why."""
+    """The demo did not do what it is meant to show; the message says what failed, and why."""
 
 
 def run_demo(
     directory: Path | None = None, *, ui: bool = False, port: int | None = None, rows: int | None = None
 ) -> int:
-    """Run the demo, or open its Airflow UI, and say everything on the terminal.
+    """Run the demo, or open its Airflow UI, and report on the terminal.
 
     Args:
         directory: where lake, outputs and Airflow's files lie; see :func:`default_directory`.
@@ -71,7 +71,7 @@ def run_demo(
         rows: tickets in the lake.
 
     Returns:
-        The exit status: 0, 1 for a failure, or 128 and the number of the signal that ended it.
+        The exit status: 0, 1 for a failure, or 128 plus the number of the signal that ended it.
     """
     console = Console(highlight=False)
     demo = Demo(console, directory, rows=rows)
@@ -147,7 +147,7 @@ class Demo:
         console, started = self._console, time.monotonic()
         self._show_lake(write_lake(self._lake / "tickets", rows=self._rows or DEFAULT_ROWS))
         dags = self._dags()
-        console.print(f"Airflow starts on this machine alone: its files are in {self._home}", soft_wrap=True)
+        console.print(f"Starting Airflow, on this machine alone: its files are in {self._home}", soft_wrap=True)
         with self._server(port) as server:
             server.wait_for_dags([dag.dag_id for dag in dags])
             console.print(f"Airflow is up after {time.monotonic() - started:.0f} s at {server.url}\n", soft_wrap=True)
@@ -177,14 +177,16 @@ class Demo:
                 raise AirflowServerError(f"Port {port} is taken; give another one with --port, or leave it out.")
             port = free_port()
             console.print(f"Port {wanted} is taken, so the UI will be at port {port}.")
-        console.print("Airflow starts: some seconds.")
+        console.print("Starting Airflow: this takes some seconds.")
         with self._server(port or wanted) as server:
             server.wait_for_dags([dag.dag_id for dag in dags])
             if any(server.client.latest_run(dag.dag_id) is None for dag in dags):
-                console.print("Nothing ran here yet: the demo's runs start now.")
+                console.print("Nothing has run here yet: starting the demo's runs.")
                 self._trigger(server, dags)
             console.print(
-                f"\nAirflow is at {server.url}, reachable from this machine alone. The demo's runs:\n", soft_wrap=True
+                f"\nAirflow is at {server.url}, reachable from this machine alone and without a login: "
+                "whoever else has an account here can use it, and run code as you. The demo's runs:\n",
+                soft_wrap=True,
             )
             for dag in dags:
                 run_id = server.client.latest_run(dag.dag_id)
@@ -215,10 +217,11 @@ class Demo:
     def _dags(self) -> list[DemoDag]:
         """The DAGs that can run here."""
         try:
-            # Once, here: tasks that start together would each convert it.
-            ensure_minilm(cache_directory() / "models")
-        except DemoModelUnavailableError as error:
-            self._console.print(Text(f"Tickets are tagged but not embedded: {error}.", "yellow"))
+            # As the tasks will, with the engine that this environment has for it: those that start together would each
+            # convert the model, or each miss what is not installed.
+            prepare_model(EmbedJob(model=MINILM, text_column="text"))
+        except MullamaError as error:
+            self._console.print(Text(f"Tickets are tagged but not embedded: {str(error).rstrip('.')}.", "yellow"))
             return [TAG]
         return [TAG, EMBED]
 
@@ -260,24 +263,20 @@ class Demo:
             run.names = _partition_names(client, run)
         state = client.run_state(run.dag.dag_id, run.run_id)
         for line in run.logs.new_lines():
-            if line.logger == "airflow_mullama.progress" and line.map_index >= 0:
-                self._show_line(run, line)
+            if line.progress is not None and line.map_index >= 0:
+                self._show_progress(run, line.map_index, line.progress)
         if state in ("success", "failed"):
             run.state, run.ended = state, time.monotonic()
 
-    def _show_line(self, run: _Followed, line: LogLine) -> None:
-        numbers = _PROGRESS_LINE.match(line.event)
-        if numbers:
+    def _show_progress(self, run: _Followed, map_index: int, progress: str) -> None:
+        if numbers := PROGRESS_LINE.match(progress):
             now = time.monotonic()
             is_last = numbers[1] == numbers[2]
-            if not is_last and now - run.shown.get(line.map_index, 0.0) < _SECONDS_BETWEEN_LINES:
+            if not is_last and now - run.shown.get(map_index, 0.0) < _SECONDS_BETWEEN_LINES:
                 return
-            run.shown[line.map_index] = now
-        elif _UP_TO_DATE not in line.event:
-            return
-        name = run.names[line.map_index] if line.map_index < len(run.names) else str(line.map_index)
-        what = line.event if numbers else "up to date: nothing to do"
-        self._console.print(Text(f"{run.dag.task_id:6}{name:15}{what}"), soft_wrap=True)
+            run.shown[map_index] = now
+        name = run.names[map_index] if map_index < len(run.names) else str(map_index)
+        self._console.print(Text(f"{run.dag.task_id:6}{name:15}{progress}"), soft_wrap=True)
 
     def _result(self, client: AirflowClient, run: _Followed) -> RunResult:
         instances = client.task_instances(run.dag.dag_id, run.run_id)
@@ -301,7 +300,7 @@ class Demo:
         console.print(Text("Figures", "bold"))
         show_figures(console, results)
         outputs = [self._lake / dag.output for dag in (TAG, EMBED) if dag.task in by_task]
-        console.print("\nThe outputs, Parquet as the input, are in\n")
+        console.print("\nThe outputs, Parquet like the input, are in\n")
         for output in outputs:
             console.print(f"    {output}", soft_wrap=True)
 
@@ -331,7 +330,7 @@ def _json(value: Any) -> Any:
 
 
 def _failure(run: _Followed, instances: Sequence[TaskInstance]) -> str:
-    """What failed and why; tasks that failed with the same words are told once."""
+    """What failed and why; tasks that failed with the same words are reported once."""
     by_sentence: dict[str, list[TaskInstance]] = {}
     for instance in instances:
         if instance.state == "failed":

@@ -70,7 +70,7 @@ class AirflowClient:
         return health
 
     def warm(self) -> None:
-        """Ask the API for tasks something cheap: its first answer takes seconds, and the first task waits for it."""
+        """Have the API of tasks answer once: its first answer takes seconds, and the first task would wait for it."""
         self.get("/execution/health")
 
     def dag(self, dag_id: str) -> Mapping[str, Any] | None:
@@ -88,10 +88,16 @@ class AirflowClient:
         errors = self.get("/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
 
-    def trigger(self, dag_id: str, run_id: str) -> None:
-        """Start a run; its logical date is now."""
+    def trigger(self, dag_id: str, run_id: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Start a run; its logical date is now.
+
+        Args:
+            dag_id: of which DAG.
+            run_id: what it is called.
+            parameters: other values than the DAG's own of its ``params``.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        body = {"dag_run_id": run_id, "logical_date": now}
+        body = {"dag_run_id": run_id, "logical_date": now, "conf": dict(parameters or {})}
         self._request("POST", f"/api/v2/dags/{_quote(dag_id)}/dagRuns", body)
 
     def run_state(self, dag_id: str, run_id: str) -> str:
@@ -141,7 +147,7 @@ class AirflowClient:
         except urllib.error.HTTPError as error:
             if error.code != 401 or self._token is not None:
                 raise
-        # Airflow 3.1 wants a token also where everybody is an administrator, and gives everybody one.
+        # Airflow 3.1 wants a token even where everybody is an administrator, and gives everybody one.
         self._token = str(self._answer("GET", "/auth/token", None)["access_token"])
         return self._answer(method, path, body)
 

@@ -1,7 +1,7 @@
 """What the demo's tickets are about: the core sentences of each category.
 
 A core is one sentence that fixes the category and says nothing about sentiment or urgency. `(a|b)` is a choice,
-`{slot}` a value from `ticket_slots`; `tickets.expand` does both.
+`{slot}` a value from `slots`; `generate.expand` does both.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
         "drop everything|urgent|help needed {now}|we are stuck|we are blocked|no time to lose|act fast"
     ),
 }
-"""Slot values that are lists; `tickets` makes up amounts, dates, order numbers, counts and error codes itself."""
+"""Slot values that are lists; `generate` makes up amounts, dates, order numbers, counts and error codes itself."""
 
 NAMES = (
     "Anna", "Ben", "Carla", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Lena", "Mateo",

@@ -8,9 +8,8 @@ import re
 
 import pytest
 
-from airflow_mullama.demo.ticket_cores import CORES
-from airflow_mullama.demo.ticket_phrases import FILLERS, SENTIMENT_PHRASES, URGENCY_PHRASES
-from airflow_mullama.demo.tickets import (
+from airflow_mullama.demo.tickets.cores import CORES
+from airflow_mullama.demo.tickets.generate import (
     CATEGORIES,
     HELD_OUT_SEED,
     PROMPT_TEMPLATE,
@@ -22,6 +21,7 @@ from airflow_mullama.demo.tickets import (
     generate_tickets,
     template_pool,
 )
+from airflow_mullama.demo.tickets.phrases import FILLERS, SENTIMENT_PHRASES, URGENCY_PHRASES
 
 BOTH_SIDES: tuple[Templates, ...] = ("known", "unseen")
 POOLS = {"category": CORES, "sentiment": SENTIMENT_PHRASES, "urgency": URGENCY_PHRASES}

@@ -1,8 +1,8 @@
 """Keeps the demo's Airflow components, and ends them with everything they started when the demo is gone.
 
-Run as ``python -m airflow_mullama.demo.supervisor``. Each line of standard input, a JSON object, starts a component.
-The end of standard input is the word to stop: it comes when the demo closes the pipe, and just as well when the demo is
-killed, by whatever signal. A component that ends on its own is a reason to stop too; standard output then names it.
+Run as ``python -m airflow_mullama.demo.airflow.supervisor``. Each line of standard input, a JSON object, starts one.
+The end of standard input means stop: it comes when the demo closes the pipe, and also when the demo is killed, by
+whatever signal. A component that ends on its own is a reason to stop too; standard output then names it.
 
 Each component leads a session of its own, so that a Ctrl-C in the terminal does not reach it, and so that whatever it
 starts can be found: Airflow puts its tasks into new process groups, never into new sessions.

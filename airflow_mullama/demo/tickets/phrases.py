@@ -1,6 +1,6 @@
 """How the demo's tickets are worded around their core: sentiment, urgency, greetings, fillers and closings.
 
-The same grammar as in `ticket_cores`. Sentiment and urgency phrases decide those two labels alone; everything else
+The same grammar as in `cores`. Sentiment and urgency phrases decide those two labels alone; everything else
 here says nothing about any label.
 """
 

@@ -1,6 +1,6 @@
 """Made-up customer-support tickets with known labels: the rows of the demo, and what its model was trained on.
 
-Tickets come from sentence grammars (`ticket_cores`, `ticket_phrases`) over a common vocabulary (`ticket_slots`). A
+Tickets come from sentence grammars (`cores`, `phrases`) over a common vocabulary (`slots`). A
 fifth of the core sentences and of the sentiment and urgency phrases is held out: `templates="unseen"` makes tickets
 from those alone, so that a model can be measured on wording it was not trained on.
 """
@@ -14,15 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from airflow_mullama.demo.ticket_cores import CORES
-from airflow_mullama.demo.ticket_phrases import (
-    CLOSINGS,
-    FILLERS,
-    GREETINGS,
-    SENTIMENT_PHRASES,
-    URGENCY_PHRASES,
-)
-from airflow_mullama.demo.ticket_slots import EMOJI, NAMES, SLOTS
+from airflow_mullama.demo.tickets.cores import CORES
+from airflow_mullama.demo.tickets.phrases import CLOSINGS, FILLERS, GREETINGS, SENTIMENT_PHRASES, URGENCY_PHRASES
+from airflow_mullama.demo.tickets.slots import EMOJI, NAMES, SLOTS
 
 _T = TypeVar("_T")
 
@@ -104,7 +98,7 @@ def _generate(count: int, rng: random.Random, templates: Templates) -> Iterator[
 def _write(category: str, sentiment: str, urgency: str, templates: Templates, rng: random.Random) -> str:
     """The text of one ticket: sentences in some order, then the marks of people who type in a hurry."""
     sentences = [expand(_pick(template_pool("category", category, templates), rng), rng)]
-    # Neutral and normal are mostly what nothing is said about; the other labels always have their phrase.
+    # Neutral and normal mostly go unsaid; the other labels always have their phrase.
     if sentiment != "neutral" or _chance(0.35, rng):
         _insert(expand(_pick(template_pool("sentiment", sentiment, templates), rng), rng), sentences, rng)
     if urgency != "normal" or _chance(0.35, rng):

@@ -1,8 +1,8 @@
 """A whole Airflow on this machine alone: API server with UI, scheduler and DAG processor, each started directly.
 
 ``airflow standalone`` leaves processes behind when it is stopped, and one of its listeners can be reached from other
-machines. Here everything listens on the loopback interface, and a supervisor (:mod:`airflow_mullama.demo.supervisor`)
-ends every process, also when this one is killed.
+machines. Here everything listens on the loopback interface, and a supervisor
+(:mod:`airflow_mullama.demo.airflow.supervisor`) ends every process, also when this one is killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -24,9 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from airflow_mullama.demo.airflow_client import AirflowClient
-from airflow_mullama.demo.airflow_environment import HOST, airflow_environment
-from airflow_mullama.demo.supervisor import STOP_SECONDS
+from airflow_mullama.child_process import module_command
+from airflow_mullama.demo.airflow.client import AirflowClient
+from airflow_mullama.demo.airflow.environment import HOST, airflow_environment
+from airflow_mullama.demo.airflow.supervisor import STOP_SECONDS
 
 DEFAULT_PORT: Final = 8080
 COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,6 +35,9 @@ COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
+# In a home: the metadata database, and which version of Airflow made it.
+DATABASE_NAME: Final = "airflow.db"
+MIGRATED_NAME: Final = "migrated-to"
 START_SECONDS: Final = 120.0
 _POLL_SECONDS = 0.1
 _LOCK_SECONDS = STOP_SECONDS + 5.0
@@ -102,11 +105,12 @@ class AirflowServer:
         environment = airflow_environment(
             self.home, dags=self._dags, url=self.url, parallelism=self._parallelism, further=self._environment
         )
-        self._migrate(environment)
+        migrate_database(self.home, environment, announce=self._announce)
         self._started_at = time.time()
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "airflow_mullama.demo.supervisor"],
+            module_command("airflow_mullama.demo.airflow.supervisor"),
             env=environment,
+            cwd=self.home,  # the components' too: some of what they start imports from the current directory
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -176,7 +180,7 @@ class AirflowServer:
         arguments = [argument.format(port=self.port) for argument in COMPONENTS[name]]
         order = {
             "name": name,
-            "command": [sys.executable, "-m", "airflow", *arguments],
+            "command": module_command("airflow", *arguments),
             "log": str(self.home / f"{name}.log"),
         }
         try:
@@ -185,30 +189,6 @@ class AirflowServer:
         except BrokenPipeError:
             self.check()
             raise
-
-    def _migrate(self, environment: Mapping[str, str]) -> None:
-        """Make or upgrade the metadata database, once per version of Airflow."""
-        marker = self.home / "migrated-to"
-        version = importlib.metadata.version("apache-airflow-core")
-        if marker.is_file() and marker.read_text() == version and (self.home / "airflow.db").is_file():
-            return
-        self._announce("Airflow makes its metadata database")
-        log = self.home / "migrate.log"
-        with log.open("wb") as output:
-            completed = subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                check=False,
-            )
-        if completed.returncode:
-            raise AirflowServerError(
-                f"Airflow could not make its metadata database in {self.home}; the log is {log} and ends with: "
-                f"{_last_line(log)} If another version of Airflow made it, remove that directory."
-            )
-        marker.write_text(version)
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + START_SECONDS
@@ -238,10 +218,47 @@ class AirflowServer:
             self.client.warm()
 
 
+def migrate_database(
+    home: Path, environment: Mapping[str, str], *, announce: Callable[[str], None] = lambda _: None
+) -> None:
+    """Make or upgrade the metadata database of a home, once per version of Airflow.
+
+    Args:
+        home: ``AIRFLOW_HOME``.
+        environment: of Airflow's components.
+        announce: is told, in words, when there is something to do.
+
+    Raises:
+        AirflowServerError: Airflow could not do it.
+    """
+    marker = home / MIGRATED_NAME
+    version = importlib.metadata.version("apache-airflow-core")
+    if marker.is_file() and marker.read_text() == version and (home / DATABASE_NAME).is_file():
+        return
+    announce("Airflow makes its metadata database")
+    log = home / "migrate.log"
+    with log.open("wb") as output:
+        completed = subprocess.run(
+            module_command("airflow", "db", "migrate"),
+            env=environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+        )
+    if completed.returncode:
+        raise AirflowServerError(
+            f"Airflow could not make its metadata database in {home}; the log is {log} and ends with: "
+            f"{_last_line(log)} If another version of Airflow made it, remove that directory."
+        )
+    marker.write_text(version)
+
+
 def has_unfinished_runs(home: Path) -> bool:
     """Whether an earlier demo was interrupted. Looked up in the database, since nothing may run yet."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{home / DATABASE_NAME}?mode=ro", uri=True)) as database:
             query = "SELECT 1 FROM dag_run WHERE state IN ('queued', 'running') LIMIT 1"
             return database.execute(query).fetchone() is not None
     except sqlite3.Error:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from airflow_mullama.child_process import import_path
+
 HOST: Final = "127.0.0.1"
 
 
@@ -19,7 +21,7 @@ def airflow_environment(
 ) -> dict[str, str]:
     """The environment of the components: this process's, without anything that belongs to another Airflow.
 
-    A database, a connection or a setting of the reader's own Airflow must not be touched by a demo.
+    A database, a connection or a setting of the user's own Airflow must not be touched by a demo.
     """
     environment = {
         name: value
@@ -31,6 +33,8 @@ def airflow_environment(
     return {
         **environment,
         "PATH": os.pathsep.join([os.path.dirname(sys.executable), environment.get("PATH", os.defpath)]),
+        "PYTHONPATH": import_path(),
+        "PYTHONSAFEPATH": "1",  # Python 3.11 and newer import nothing from the current directory, whoever starts them
         "PYTHONUNBUFFERED": "1",
         # A proxy that the environment names cannot reach this machine's own API server.
         "NO_PROXY": ",".join(filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy"), loopback])),

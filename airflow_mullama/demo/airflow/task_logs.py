@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from airflow_mullama.demo.airflow_client import TaskInstance
+from airflow_mullama.demo.airflow.client import TaskInstance
+
+# Rows that are done, of how many.
+PROGRESS_LINE: Final = re.compile(r"^\[(\d+)/(\d+)\] ")
+_UP_TO_DATE = " is up to date"
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,15 @@ class LogLine:
     logger: str
     event: str
     detail: Mapping[str, Any]
+
+    @property
+    def progress(self) -> str | None:
+        """What it says of how far the task is; ``None`` if nothing."""
+        if self.logger != "airflow_mullama.progress":
+            return None
+        if PROGRESS_LINE.match(self.event):
+            return self.event
+        return "up to date: nothing to do" if _UP_TO_DATE in self.event else None
 
 
 class RunLogs:

@@ -1,0 +1,1 @@
+"""The command line: the same jobs from a shell, ``tune``, ``doctor`` and ``demo``."""

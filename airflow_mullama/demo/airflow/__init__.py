@@ -1,0 +1,1 @@
+"""The demo's own Airflow: started, spoken to, and ended with everything it started."""
