@@ -9,22 +9,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from airflow_mullama.version import __version__
 
 if TYPE_CHECKING:
-    from airflow_mullama.classification import ClassifyJob
-    from airflow_mullama.jobs import EmbedJob, GenerateJob
+    from airflow_mullama.jobs.classify import ClassifyJob
+    from airflow_mullama.jobs.embed import EmbedJob
+    from airflow_mullama.jobs.generate import GenerateJob
     from airflow_mullama.manifest import summarize_manifests
-    from airflow_mullama.mapping import list_partitions
-    from airflow_mullama.runner import run_job, run_partition
+    from airflow_mullama.run import run_job, run_partition
+    from airflow_mullama.storage.mapped_tasks import list_partitions
 
 _HOMES = {
-    "ClassifyJob": "airflow_mullama.classification",
-    "GenerateJob": "airflow_mullama.jobs",
-    "EmbedJob": "airflow_mullama.jobs",
-    "run_partition": "airflow_mullama.runner",
-    "run_job": "airflow_mullama.runner",
-    "list_partitions": "airflow_mullama.mapping",
+    "ClassifyJob": "airflow_mullama.jobs.classify",
+    "GenerateJob": "airflow_mullama.jobs.generate",
+    "EmbedJob": "airflow_mullama.jobs.embed",
+    "run_partition": "airflow_mullama.run",
+    "run_job": "airflow_mullama.run",
+    "list_partitions": "airflow_mullama.storage.mapped_tasks",
     "summarize_manifests": "airflow_mullama.manifest",
 }
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Generic, TypeVar
 
 from airflow_mullama.errors import JobStoppedError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.25
@@ -19,7 +23,7 @@ class BackgroundWork(Generic[Result]):
     """Work on a thread of its own, begun at once.
 
     Args:
-        work: gets a function to call often; that raises once nobody waits for the result any more.
+        work: gets a function to call often; which raises once nobody waits for the result any more.
         name: of the thread.
     """
 
@@ -56,13 +60,13 @@ class BackgroundWork(Generic[Result]):
         return self._result  # type: ignore[return-value]
 
     def give_up(self) -> None:
-        """Nobody will wait any more: the work is to end, and has a moment to clean up from now on."""
+        """Say that nobody waits any more: the work is to end, and from now on has a moment to clean up."""
         if not self._abandoned.is_set():
             self._patience_ends = time.monotonic() + ABANDON_SECONDS
             self._abandoned.set()
 
     def abandon(self) -> None:
-        """Likewise, and wait for that moment; it is one, however often this is called."""
+        """The same, and wait for that moment; there is only one, however often this is called."""
         self.give_up()
         self._thread.join(max(0.0, self._patience_ends - time.monotonic()))
 
@@ -82,3 +86,43 @@ def run_in_background(
 ) -> Result:
     """Run ``work`` on a thread and wait for it: :class:`BackgroundWork` and its ``wait``."""
     return BackgroundWork(work, name).wait(raise_if_stopped)
+
+
+def begin(work: Callable[[], Result], name: str) -> Future[Result]:
+    """Run ``work`` on a thread of its own, which no end of the process waits for.
+
+    Args:
+        work: what to do; what it raises is raised where the result is asked for.
+        name: of the thread.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised on the thread that asks
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name=name).start()
+    return future
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], at_once: int, name: str) -> Iterator[Result]:
+    """The results of ``work`` for each item, in their order, several of which are worked on before they are asked for.
+
+    Args:
+        work: what to do with an item; what it raises is raised when its turn comes.
+        items: taken as they are needed.
+        at_once: the most that are worked on or wait to be taken; with 1 nothing is done ahead, and on no other thread.
+        name: of the threads.
+    """
+    if at_once == 1:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    for item in items:
+        ahead.append(begin(partial(work, item), name))
+        if len(ahead) == at_once:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_mullama.redaction.foreign_text import printable
+
 
 class MullamaError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of everything this package raises on purpose.
+
+    Args:
+        message: one sentence or a few. Servers, files and paths have their words in it, so it is made printable.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigurationError(MullamaError, ValueError):
@@ -22,11 +31,19 @@ class TemplateError(ConfigurationError):
 
 
 class InputNotFoundError(MullamaError, FileNotFoundError):
-    """The input path does not exist, or holds no Parquet file."""
+    """The input path does not exist, or holds no data file."""
 
 
 class InputUnreadableError(MullamaError):
-    """The input is there but is not a readable Parquet file, or its files do not fit together."""
+    """The input is there but is not readable, or its files do not fit together."""
+
+
+class TableFormatError(MullamaError):
+    """The input is a table of Delta Lake, Iceberg or Hudi, which is more than a folder of Parquet files."""
+
+
+class UnsupportedColumnError(MullamaError):
+    """The input has a column that an output cannot hold as it is."""
 
 
 class InputChangedError(MullamaError):
@@ -56,8 +73,29 @@ class OutputNotWritableError(MullamaError):
     """The output location refuses to be written: permissions, a full disk, a read-only filesystem."""
 
 
+class OutputUnreadableError(MullamaError):
+    """What was written cannot be read back: a defect of this package, or of the disk. Nothing was published."""
+
+
 class StageVanishedError(MullamaError):
     """Staged chunks disappeared: another attempt of the same partition published it, or somebody removed them."""
+
+
+class OutputChangedError(MullamaError):
+    """What lies at the output's place is not what this attempt found there when it began: it was left as it is."""
+
+
+class SupersededAttemptError(MullamaError):
+    """Another attempt published other work to the same place while this one computed: this one did not publish.
+
+    Args:
+        message: the sentence.
+        by_newer: whether the other one began later, so that what it published is taken for what is wanted.
+    """
+
+    def __init__(self, message: str, *, by_newer: bool) -> None:
+        super().__init__(message)
+        self.by_newer = by_newer
 
 
 class ModelNotFoundError(MullamaError, FileNotFoundError):
@@ -68,8 +106,16 @@ class ModelUnavailableError(MullamaError):
     """The model is somewhere else and cannot be fetched now: no network, a store that does not answer."""
 
 
+class ModelCacheFullError(ModelUnavailableError):
+    """There is no room for the model in the cache: the disk, or what the cache may take of it, is too small."""
+
+
 class ModelUnreadableError(MullamaError):
     """The model file is not a whole GGUF file."""
+
+
+class ModelMismatchError(MullamaError):
+    """The model file has another content than ``model_sha256`` says."""
 
 
 class ModelLoadError(MullamaError):
@@ -114,11 +160,18 @@ class ErrorBudgetExceededError(MullamaError):
     Args:
         message: the sentence.
         manifest: the :class:`airflow_mullama.manifest.PartitionManifest` of what was written.
+        may_pass: whether another attempt could keep to the budget: it asks again for rows whose error is retryable,
+            and for no others.
     """
 
-    def __init__(self, message: str, manifest: Any = None) -> None:
+    def __init__(self, message: str, manifest: Any = None, *, may_pass: bool = True) -> None:
         super().__init__(message)
         self.manifest = manifest
+        self.may_pass = may_pass
+
+
+class BudgetSpentError(MullamaError):
+    """The job spent ``max_seconds`` or ``max_tokens_total`` and ended, after making what was finished durable."""
 
 
 class AccountingError(MullamaError):

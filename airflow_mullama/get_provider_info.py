@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_mullama import __version__
+from airflow_mullama.version import __version__
 
 _TEXT = ["string", "null"]
 _WHOLE = ["integer", "null"]
@@ -18,6 +18,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
             "or the name by which an endpoint knows its model."
         ),
         "schema": {"type": _TEXT},
+    },
+    "model_sha256": {
+        "label": "SHA-256 of the model",
+        "description": "Of the model file's content: another file is refused. Empty: any file will do.",
+        "schema": {"type": _TEXT, "pattern": "^([0-9a-fA-F]{64})?$"},
     },
     "engine": {
         "label": "Engine",
@@ -104,7 +109,11 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_mullama.operators.classify",
                     "airflow_mullama.operators.embed",
+                    "airflow_mullama.operators.evaluate",
+                    "airflow_mullama.operators.gate",
                     "airflow_mullama.operators.generate",
+                    "airflow_mullama.operators.partitions",
+                    "airflow_mullama.operators.summary",
                 ],
             }
         ],

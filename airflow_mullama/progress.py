@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from airflow_mullama.row_counts import RowCounts, add_up
 
 log = logging.getLogger("airflow_mullama.progress")
 
@@ -22,17 +24,39 @@ CLOSEST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
+class WholeJob:
+    """Where a job stands that has several partitions.
+
+    Args:
+        done: rows accounted for, of all partitions.
+        total: rows of all partitions.
+        errors: rows that failed.
+        eta_seconds: time left; ``None`` while it is unknown.
+        partition_number: the partition in work, from 1.
+        partition_count: all partitions.
+    """
+
+    done: int
+    total: int
+    errors: int
+    eta_seconds: float | None
+    partition_number: int
+    partition_count: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Where a partition stands.
 
     Args:
         done: rows accounted for, also those of earlier attempts.
         total: rows of the partition.
-        errors: rows that failed (a skipped row is none).
+        errors: rows that failed (a skipped row is not one of them).
         rows_per_second: of this attempt.
         tokens_per_second: prompt and answer tokens of this attempt.
         eta_seconds: time left at this rate; ``None`` while it is unknown.
         partition: the input's path.
+        whole: the job that the partition is one of.
     """
 
     done: int
@@ -42,6 +66,7 @@ class Snapshot:
     tokens_per_second: float
     eta_seconds: float | None
     partition: str
+    whole: WholeJob | None = None
 
     @property
     def share(self) -> float:
@@ -61,17 +86,25 @@ class Snapshot:
         return math.floor(self.done * 1000 / self.total) / 10 if self.total else 100.0
 
     def to_json(self) -> dict[str, Any]:
-        """As the task state store and the XCom ``progress`` hold it."""
+        """As the task state store and the XCom ``progress`` hold it: the numbers of the whole job, and its place."""
+        whole = self.whole or WholeJob(self.done, self.total, self.errors, self.eta_seconds, 1, 1)
         return {
-            **asdict(self),
+            "done": whole.done,
+            "total": whole.total,
+            "errors": whole.errors,
             "rows_per_second": round(self.rows_per_second, 2),
             "tokens_per_second": round(self.tokens_per_second, 2),
-            "eta_seconds": None if self.eta_seconds is None else round(self.eta_seconds, 1),
+            "eta_seconds": None if whole.eta_seconds is None else round(whole.eta_seconds, 1),
+            "partition": self.partition,
+            "partition_number": whole.partition_number,
+            "partition_count": whole.partition_count,
+            "partition_done": self.done,
+            "partition_total": self.total,
         }
 
 
 class ProgressListener(Protocol):
-    """Somebody who wants to know."""
+    """Whoever wants to know how far the work is."""
 
     def announce(self, message: str) -> None:
         """A step worth a line: loading a model, resuming, publishing."""
@@ -86,7 +119,7 @@ class ProgressListener(Protocol):
         ...
 
 
-class LogListener:
+class ProgressLog:
     """Writes to ``logging``, which Airflow shows in the task's log."""
 
     def announce(self, message: str) -> None:
@@ -106,7 +139,7 @@ class Progress:
         total: rows of the partition.
         partition: the input's path, for people.
         listeners: who is told.
-        clock: seconds that only grow.
+        clock: gives seconds, and never goes back.
     """
 
     def __init__(
@@ -123,68 +156,43 @@ class Progress:
         self._started: float | None = None
         self._told_at: float | None = None
         self._told_done = 0
-        self.status_counts: dict[str, int]
-        self.error_types: dict[str, int]
+        self.counts: RowCounts
         self.restart()
 
     def restart(self) -> None:
         """Count from nothing again; the time of the first row stays."""
-        self.status_counts, self.error_types = {}, {}
-        self.attempts = self.prompt_tokens = self.completion_tokens = self.done = 0
-        self._computed = self._computed_tokens = self._told_done = self.deduplicated_rows = 0
-        self.truncated_rows = 0
+        self.counts = RowCounts()
+        self._computed_tokens = self._told_done = 0
 
     def engine_ready(self) -> None:
         """The rate counts from here: loading the model is not part of it."""
         if self._started is None:
             self._started = self._clock()
 
-    def count(
-        self,
-        *,
-        status_counts: Mapping[str, int],
-        error_types: Mapping[str, int],
-        attempts: int,
-        prompt_tokens: int,
-        completion_tokens: int,
-        computed: bool,
-        deduplicated: bool = False,
-        truncated_rows: int = 0,
-    ) -> None:
-        """Add rows that are accounted for.
-
-        Args:
-            computed: whether the engine did them in this attempt, so that they say something of its speed.
-            deduplicated: whether they got the outcome of another row with the same request.
-            truncated_rows: those of them whose text was cut.
-        """
-        _add(self.status_counts, status_counts)
-        _add(self.error_types, error_types)
-        rows = sum(status_counts.values())
-        self.done += rows
-        self.attempts += attempts
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
-        self.truncated_rows += truncated_rows
-        if computed:
-            self._computed += rows
-            self._computed_tokens += prompt_tokens + completion_tokens
-        if deduplicated:
-            self.deduplicated_rows += rows
-        if computed or deduplicated:
+    def add(self, counts: RowCounts) -> None:
+        """Add rows that are accounted for."""
+        self.counts = add_up([self.counts, counts])
+        if counts.computed_rows:
+            self._computed_tokens += counts.prompt_tokens + counts.completion_tokens
+        if counts.computed_rows or counts.deduplicated_rows:  # staged rows come in bulk and say nothing of the speed
             snapshot = self.snapshot()
             for listener in self._listeners:
                 listener.advance(snapshot)
 
     @property
-    def computed_rows(self) -> int:
-        """Rows the engine did in this attempt."""
-        return self._computed
+    def partition(self) -> str:
+        """The input's path, for people."""
+        return self._partition
+
+    @property
+    def done(self) -> int:
+        """Rows that are accounted for."""
+        return self.counts.rows
 
     def snapshot(self) -> Snapshot:
         """The numbers now."""
         elapsed = self._clock() - self._started if self._started is not None else 0.0
-        rate = (self._computed + self.deduplicated_rows) / elapsed if elapsed > 0 else 0.0
+        rate = (self.counts.computed_rows + self.counts.deduplicated_rows) / elapsed if elapsed > 0 else 0.0
         left = self._total - self.done
         if left == 0:
             eta: float | None = 0.0
@@ -193,7 +201,7 @@ class Progress:
         return Snapshot(
             done=self.done,
             total=self._total,
-            errors=sum(count for status, count in self.status_counts.items() if status not in ("success", "skipped")),
+            errors=self.counts.failed_rows,
             rows_per_second=rate,
             tokens_per_second=self._computed_tokens / elapsed if elapsed > 0 else 0.0,
             eta_seconds=eta,
@@ -214,8 +222,8 @@ class Progress:
 
     def tell_if_due(self) -> None:
         """Called often by the loop: tells the listeners if it is time to."""
-        if self._computed == 0 or self.done >= self._total:
-            return  # nothing to say yet, or the last line is finish's
+        if self.counts.computed_rows == 0 or self.done >= self._total:
+            return  # nothing to say yet, or the last line, which is for finish
         now = self._clock()
         if self._told_at is None:
             # A rate over a few milliseconds says nothing, so the first line waits a moment.
@@ -239,9 +247,3 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def _add(total: dict[str, int], counts: Mapping[str, int]) -> None:
-    for name, count in counts.items():
-        if count:
-            total[name] = total.get(name, 0) + count

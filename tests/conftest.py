@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +19,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.jobs import EmbedJob, GenerateJob
+from airflow_mullama.demo.airflow.environment import airflow_environment
+from airflow_mullama.demo.airflow.server import DATABASE_NAME, MIGRATED_NAME, migrate_database
+from airflow_mullama.jobs.embed import EmbedJob
+from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.progress import Snapshot
+from airflow_mullama.redaction import credentials
 from airflow_mullama.storage.filesystems import Location, resolve_location
 
 # A shared machine says nothing of how long an example takes, and a failure must be the same for everybody.
@@ -34,6 +41,29 @@ hypothesis.settings.load_profile("default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORKER_MODULE = "airflow_mullama.worker"
+DAGS = Path(__file__).parents[1] / "dags"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process an Airflow of its own: that reads the environment when it is imported, and only then."""
+    for name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_"))]:
+        del os.environ[name]  # whatever belongs to another Airflow of this machine
+    home = tempfile.mkdtemp(prefix="airflow-home-")
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    os.environ.update(
+        AIRFLOW_HOME=home,
+        AIRFLOW__CORE__DAGS_FOLDER=str(DAGS),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_key_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process blots out every key that it has read: one test's is an ordinary word of the next."""
+    monkeypatch.setattr(credentials, "_keys", {})
+    monkeypatch.setattr(credentials, "_patterns", ())
+
 
 _started: list[list[str]] = []
 
@@ -93,11 +123,13 @@ def eventually() -> Callable[..., Any]:
     """Wait until a condition holds; its value. Fails when it does not within ``seconds``."""
 
     def wait(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
         while not (value := condition()):
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - start
+            if waited > seconds:
                 pytest.fail(f"it did not come about within {seconds:g} s")
-            time.sleep(0.02)
+            # The longer it takes, the less often: looking is work too, and what is waited for needs the cores.
+            time.sleep(min(max(0.02, waited / 20), 0.5))
         return value
 
     return wait
@@ -129,13 +161,14 @@ def texts() -> Callable[..., list[str]]:
 
 
 class RequestLog:
-    """What the echo engine was asked, by row, across workers."""
+    """What the echo engine was asked, by row, across workers; without what an engine is tried with before the first."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self) -> list[int]:
-        return [int(line) for line in self.path.read_text().split()] if self.path.exists() else []
+        numbers = map(int, self.path.read_text().split()) if self.path.exists() else ()
+        return [number for number in numbers if number >= 0]
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -247,7 +280,36 @@ def object_store(_object_store_server: str, request: pytest.FixtureRequest) -> O
         endpoint_override=_object_store_server,
         region="us-east-1",
         allow_bucket_creation=True,
+        allow_delayed_open=True,
     )
     bucket = "lake-" + os.urandom(6).hex()
     filesystem.create_dir(bucket)
     return ObjectStore(_object_store_server, filesystem, bucket)
+
+
+@pytest.fixture(scope="session")
+def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of Airflow with nothing but its metadata database, made once a session: it takes Airflow seconds."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent  # that of all of this session's processes
+    home = session / "airflow-database"
+    with (session / "airflow-database.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home.mkdir(exist_ok=True)
+        environment = airflow_environment(home, dags=home, url="http://127.0.0.1:1", parallelism=1, further={})
+        migrate_database(home, environment)
+    return home
+
+
+@pytest.fixture(scope="session")
+def migrated_home(airflow_database: Path) -> Callable[[Path], Path]:
+    """Make an ``AIRFLOW_HOME`` whose database is there already: a copy."""
+
+    def make(home: Path) -> Path:
+        home.mkdir(mode=0o700)
+        for name in (DATABASE_NAME, MIGRATED_NAME):
+            shutil.copy(airflow_database / name, home)
+        return home
+
+    return make

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mullama.progress import CLOSEST_SECONDS, EVERY_SECONDS, LogListener, Progress, Snapshot, format_seconds
+from airflow_mullama.progress import (
+    CLOSEST_SECONDS,
+    EVERY_SECONDS,
+    Progress,
+    ProgressLog,
+    Snapshot,
+    WholeJob,
+    format_seconds,
+)
+from airflow_mullama.row_counts import RowCounts
 
 LINE = re.compile(
     r"\[\d+/\d+\] \d+\.\d% \| \d+\.\d rows/s \| \d+ tok/s \| ETA (\?|\d+s|\d+m\d\ds|\d+h\d\dm) \| errors \d+"
@@ -25,13 +34,15 @@ class Clock:
 
 
 def count(progress: Progress, rows: int, *, failed: int = 0, computed: bool = True) -> None:
-    progress.count(
-        status_counts={"success": rows - failed, "failed": failed},
-        error_types={"engine_error": failed},
-        attempts=rows,
-        prompt_tokens=10 * rows,
-        completion_tokens=2 * rows,
-        computed=computed,
+    progress.add(
+        RowCounts(
+            status_counts={"success": rows - failed, "failed": failed},
+            error_types={"engine_error": failed},
+            attempts=rows,
+            prompt_tokens=10 * rows,
+            completion_tokens=2 * rows,
+            computed_rows=rows if computed else 0,
+        )
     )
 
 
@@ -110,13 +121,13 @@ def test_loading_the_model_is_not_part_of_the_rate(recorder: Any, clock: Clock) 
 
 def test_skipped_rows_are_no_errors(recorder: Any, clock: Clock) -> None:
     progress, _ = start(recorder, clock)
-    progress.count(
-        status_counts={"skipped": 3, "invalid_output": 2},
-        error_types={"null_input": 3, "invalid_json": 2},
-        attempts=2,
-        prompt_tokens=0,
-        completion_tokens=0,
-        computed=True,
+    progress.add(
+        RowCounts(
+            status_counts={"skipped": 3, "invalid_output": 2},
+            error_types={"null_input": 3, "invalid_json": 2},
+            attempts=2,
+            computed_rows=5,
+        )
     )
     assert progress.snapshot().errors == 2
 
@@ -208,7 +219,7 @@ def test_a_display_that_throttles_itself_hears_of_every_change(recorder: Any, cl
 
 def test_the_log_gets_the_lines_and_the_announcements(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "airflow_mullama.progress"):
-        progress = Progress(10, "/in.parquet", [LogListener()], Clock())
+        progress = Progress(10, "/in.parquet", [ProgressLog()], Clock())
         progress.announce("loading the model")
         progress.engine_ready()
         count(progress, 10)
@@ -225,4 +236,15 @@ def test_what_the_state_store_gets_is_small_json() -> None:
         "tokens_per_second": 812.3,
         "eta_seconds": 108.0,
         "partition": "/in.parquet",
+        "partition_number": 1,
+        "partition_count": 1,
+        "partition_done": 1200,
+        "partition_total": 5000,
     }
+
+
+def test_of_several_partitions_the_numbers_are_those_of_the_whole() -> None:
+    stored = snapshot(whole=WholeJob(6200, 9000, 5, None, 2, 3)).to_json()
+    assert (stored["done"], stored["total"], stored["errors"], stored["eta_seconds"]) == (6200, 9000, 5, None)
+    assert (stored["partition_number"], stored["partition_count"]) == (2, 3)
+    assert (stored["partition_done"], stored["partition_total"]) == (1200, 5000)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,25 @@ def test_it_names_this_version() -> None:
     assert get_provider_info()["versions"] == [__version__]
 
 
+def test_it_lists_the_modules_of_every_operator_and_hook() -> None:
+    info = get_provider_info()
+    for room in ("operators", "hooks"):
+        (listed,) = info[room]
+        assert listed["python-modules"] == sorted(modules_with_public_classes(PACKAGE / room))
+
+
+def modules_with_public_classes(room: Path) -> list[str]:
+    """Modules that define an operator or a hook, by the names of their classes: importing them starts Airflow."""
+    found = []
+    for path in room.glob("*.py"):
+        classes = [one.name for one in ast.parse(path.read_text()).body if isinstance(one, ast.ClassDef)]
+        if any(re.fullmatch(r"Mullama(\w+Operator|Hook)", name) for name in classes):
+            found.append(f"airflow_mullama.{room.name}.{path.stem}")
+    return found
+
+
 def test_the_form_has_the_fields_that_are_read() -> None:
-    assert set(CONNECTION_FIELDS) == {"model", "engine", "endpoint", *OPTION_FIELDS}
+    assert set(CONNECTION_FIELDS) == {"model", "model_sha256", "engine", "endpoint", *OPTION_FIELDS}
 
 
 def test_every_configuration_option_is_read_somewhere() -> None:

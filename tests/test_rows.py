@@ -28,6 +28,12 @@ def test_generation_adds_the_columns_of_the_contract_in_order() -> None:
     ]
 
 
+def test_what_a_model_thought_stands_before_the_typed_columns() -> None:
+    columns = generation_columns((pa.field("label", pa.string()),), reasoning=True)
+    assert columns.schema.names[-3:] == ["reasoning", "reasoning_tokens", "label"]
+    assert columns.named_by_user == ("label",)
+
+
 def test_embedding_adds_the_columns_of_the_contract_in_order() -> None:
     assert [(field.name, field.type) for field in embedding_columns(384, pa.float32()).schema] == [
         ("embedding", pa.list_(pa.float32(), 384)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# In the order in which a partition meets them first.
+# In the order in which a partition first meets them.
 STEPS = (
     "read",  # a batch of input rows was read (reading thread)
     "render",  # its requests are about to be rendered (reading thread)
@@ -21,6 +21,12 @@ STEPS = (
     "publish",  # the output is whole and about to be published (output thread)
     "published",  # the output is published, the stage not yet removed
 )
+
+# Of tables only, between "publish" and "published".
+TABLE_STEPS = ("placed",)  # the data file lies in its table, and no commit names it yet (output thread)
+
+# Of files on an object store only, after "publish": what is to be replaced was looked at (output thread).
+STORE_STEPS = ("checked",)
 
 observer: Callable[[str], None] | None = None
 
