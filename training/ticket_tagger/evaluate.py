@@ -15,7 +15,7 @@ from typing import Any
 
 import xllamacpp
 
-from airflow_mullama.demo.tickets import (
+from airflow_mullama.demo.tickets.generate import (
     CATEGORIES,
     HELD_OUT_SEED,
     PROMPT_TEMPLATE,

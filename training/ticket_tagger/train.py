@@ -19,15 +19,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 
-from airflow_mullama.demo.ticket_phrases import FILLERS
-from airflow_mullama.demo.tickets import HELD_OUT_SEED, PROMPT_TEMPLATE, Ticket, expand, generate_tickets
+from airflow_mullama.demo.tickets.generate import HELD_OUT_SEED, PROMPT_TEMPLATE, Ticket, expand, generate_tickets
+from airflow_mullama.demo.tickets.phrases import FILLERS
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 PAD, BOS, END, USER, ASSISTANT, SYSTEM = range(6)
 
 TRAINING_SEED = 11
 HELD_OUT_TICKETS = 20_000
-"""So many tickets of `HELD_OUT_SEED` are kept out of the training data, from each side of the template split."""
+"""How many tickets of `HELD_OUT_SEED` are kept out of the training data, from each side of the template split."""
 
 
 @dataclass(frozen=True)
