@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
-from airflow_mullama import steps
-from airflow_mullama.jobs import GenerateJob
-from airflow_mullama.runner import run_partition
+from airflow_mullama import fail_points as steps
+from airflow_mullama.jobs.generate import GenerateJob
+from airflow_mullama.run.runner import run_partition
 
 PUBLISHING_STEPS = ("commit", "write", "publish")
 PATIENCE_SECONDS = 30.0

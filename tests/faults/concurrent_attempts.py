@@ -15,10 +15,10 @@ import time
 import traceback
 from typing import Any
 
-from airflow_mullama import steps
+from airflow_mullama import fail_points as steps
 from airflow_mullama.errors import MullamaError
-from airflow_mullama.jobs import GenerateJob
-from airflow_mullama.runner import run_partition
+from airflow_mullama.jobs.generate import GenerateJob
+from airflow_mullama.run.runner import run_partition
 
 LONGEST_WAIT_SECONDS = 0.004
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import subprocess
 import sys
 from collections import Counter
@@ -18,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama import steps
-from airflow_mullama.jobs import GenerateJob
+from airflow_mullama import fail_points as steps
+from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.manifest import PartitionManifest
-from airflow_mullama.runner import run_partition
-from airflow_mullama.storage.stage import CHECKSUM, STAGE_FOLDER
+from airflow_mullama.run.runner import run_partition
+from airflow_mullama.storage.staging.stage import CHECKSUM, STAGE_FOLDER
 
-ROWS = 480
-ROWS_PER_FILE = 40  # several files, so that the input is read in several batches
-CHUNK_ROWS = 20
+ROWS = 240
+ROWS_PER_FILE = 20  # several files, so that the input is read in several batches
+CHUNK_ROWS = 10
 N_PARALLEL = 2
 WINDOW = 2 * N_PARALLEL  # echo takes one row a call once it has a delay
 NULL_EVERY = 17
@@ -143,6 +144,88 @@ class Work:
         assert visible_names(self.output) == [self.output.name]
 
 
+def living_processes(session: int) -> list[psutil.Process]:
+    """Processes of a session that still run; a zombie is dead."""
+    found = []
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == session and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (OSError, psutil.Error):
+            continue
+    return found
+
+
+class ForkServer:
+    """Starts processes without the second that their imports take; else they are like any other.
+
+    Each ends before the next one starts.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "fork_server.py")],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # what was read beyond a line could not be waited for
+        )
+
+    def start(self, module: str, *arguments: str, stderr: Path, **environment: str) -> ForkedProcess:
+        """Run a module's ``main`` in a session of its own."""
+        order = {"module": module, "arguments": arguments, "environment": environment, "stderr": str(stderr)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        return ForkedProcess(self.answer(PATIENCE_SECONDS), self)
+
+    def answer(self, seconds: float) -> int:
+        stream = self._process.stdout
+        assert stream is not None
+        readable, _, _ = select.select([stream], [], [], seconds)
+        assert readable, f"nothing was heard within {seconds:g} s"
+        return int(stream.readline())
+
+    def close(self) -> None:
+        self._process.communicate(timeout=PATIENCE_SECONDS)
+
+
+class ForkedProcess:
+    """A process of the fork server's.
+
+    Args:
+        pid: its id, and that of its session and process group.
+        server: knows how it ends.
+    """
+
+    def __init__(self, pid: int, server: ForkServer) -> None:
+        self.pid = pid
+        self._server = server
+        self._status: int | None = None
+
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
+        """The exit status, or the negative number of the signal that ended it."""
+        if self._status is None:
+            self._status = self._server.answer(seconds)
+        return self._status
+
+    def living_processes(self) -> list[psutil.Process]:
+        """Processes of its session that still run."""
+        return living_processes(self.pid)
+
+    def close(self) -> None:
+        """End what is left of the session."""
+        for left in self.living_processes():
+            left.kill()
+        self.wait()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @dataclass(frozen=True)
 class Broken:
     """How an attempt in another process ended.
@@ -152,31 +235,16 @@ class Broken:
         faults: what was done to it; one entry for each time.
         outcome: ``ok``, the name of the error it ended with, or ``None`` if it had no time to say.
         message: of that error.
-        session: the process group and session it and its worker had.
+        process: which it was, with a session for itself and its worker.
+        stderr: what it printed.
     """
 
     status: int
     faults: list[dict[str, Any]]
     outcome: str | None
     message: str
-    session: int
+    process: ForkedProcess
     stderr: str
-
-    def living_processes(self) -> list[psutil.Process]:
-        """Processes of that session that still run."""
-        return living_processes(self.session)
-
-
-def living_processes(session: int) -> list[psutil.Process]:
-    """Processes of a session that still run; a zombie is dead."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (OSError, psutil.Error):
-            continue
-    return found
 
 
 @dataclass
@@ -184,10 +252,11 @@ class Breaker:
     """Runs attempts in processes of their own, with a fault at the k-th arrival at a step."""
 
     folder: Path
-    _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    server: ForkServer
+    _started: list[ForkedProcess] = field(default_factory=list)
 
     def run(self, work: Work, step: str, arrival: int, fault: str) -> Broken:
-        report, marks = self.folder / "report.json", self.folder / "faults.jsonl"
+        report, marks, stderr = (self.folder / name for name in ("report.json", "faults.jsonl", "stderr"))
         for path in (report, marks):
             path.unlink(missing_ok=True)
         order = {
@@ -200,34 +269,27 @@ class Breaker:
             "report": str(report),
             "marks": str(marks),
         }
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "broken_attempt.py"), json.dumps(order)],
-            start_new_session=True,
-            env=ENVIRONMENT,
-            stderr=subprocess.PIPE,
-        )
+        process = self.server.start("broken_attempt", json.dumps(order), stderr=stderr)
         self._started.append(process)
-        _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+        status = process.wait()
         result = json.loads(report.read_text()) if report.exists() else {}
         return Broken(
-            process.returncode,
+            status,
             [json.loads(line) for line in marks.read_text().splitlines()] if marks.exists() else [],
             result.get("outcome"),
             result.get("message", ""),
-            process.pid,
-            stderr.decode(),
+            process,
+            stderr.read_text(),
         )
 
     def close(self) -> None:
         for process in self._started:
-            for left in living_processes(process.pid):
-                left.kill()
-            process.wait()
+            process.close()
 
 
 @pytest.fixture
-def breaker(tmp_path: Path) -> Iterator[Breaker]:
-    breaker = Breaker(tmp_path)
+def breaker(tmp_path: Path, fork_server: ForkServer) -> Iterator[Breaker]:
+    breaker = Breaker(tmp_path, fork_server)
     yield breaker
     breaker.close()
 

@@ -6,7 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
-from airflow_mullama import cli, steps
+from airflow_mullama import fail_points as steps
+from airflow_mullama.commands import main as cli
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.steps import STEPS
+from airflow_mullama.fail_points import STEPS
 
 SCRIPTS = Path(__file__).parent
-ROUNDS = 50
 ROWS = 120
 CHUNK_ROWS = 15
 SAME_IN_EVERY_ROUND = 30  # rows whose request an earlier output answers
@@ -138,12 +137,12 @@ def test_an_attempt_that_was_overtaken_goes_on_to_a_good_end(
         lake.assert_whole(expected)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rounds", [8, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_two_attempts_at_once_always_end_with_one_whole_output(
-    lake: Lake, two_attempts: tuple[Attempts, Attempts], reader: Callable[[], dict[str, Any]]
+    rounds: int, lake: Lake, two_attempts: tuple[Attempts, Attempts], reader: Callable[[], dict[str, Any]]
 ):
     first, second = two_attempts
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, rounds + 1):
         expected = lake.begin(number)
         first.tell(lake.order(2 * number))
         second.tell(lake.order(2 * number + 1))
@@ -152,5 +151,5 @@ def test_two_attempts_at_once_always_end_with_one_whole_output(
 
     seen = reader()
     assert seen["wrong"] == []
-    assert len(seen["rounds"]) > ROUNDS // 2
-    assert seen["reads"] > ROUNDS
+    assert len(seen["rounds"]) > rounds // 2
+    assert seen["reads"] > rounds

@@ -13,16 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
-from airflow_mullama.steps import STEPS
+from airflow_mullama.fail_points import STEPS
 from airflow_mullama.worker import client
 
 # When it happens: in the middle of what there is of each step.
 ARRIVALS = {
     "read": 9,  # of 12; by then the worker has rows
     "render": 18,  # of 24
-    "send": 100,
-    "wait": 100,
-    "result": 100,  # of at least 113: never more than a window's rows come back at once
+    "send": 50,
+    "wait": 50,
+    "result": 50,  # of at least 56: never more than a window's rows come back at once
     "stage": 12,  # of 24
     "staged": 12,
     "commit": 1,
@@ -47,13 +47,19 @@ def expected_outcomes(step: str, fault: str) -> set[str | None]:
     return {"ok"} if (step, fault) == ("published", "stop_signal") else OUTCOMES[fault]
 
 
+def not_yet_durable(work: Any) -> int:
+    """How many rows may be asked and not durable, however slow the disk is: those in flight, and three chunks, of which
+    one is written, one waits for that, and one is filled meanwhile."""
+    bound: int = work.window + 3 * work.chunk_rows
+    return bound
+
+
 def may_repeat(step: str, fault: str, work: Any) -> int:
     """How many rows may be asked twice, at most."""
     if step in PUBLISHING_STEPS or step == "published":
         return 0
     if fault == "group_killed" or (step in WRITING_STEPS and fault in ("exception", "disk_full")):
-        # In flight, the chunk that is being written, and the one that is filled meanwhile.
-        return work.window + 2 * work.chunk_rows
+        return not_yet_durable(work)
     return work.window
 
 
@@ -71,7 +77,7 @@ def test_a_broken_attempt_loses_nothing_and_repeats_only_what_was_open(
     assert broken.faults == [{"step": step, "workers": 1}], broken.stderr
     assert broken.outcome in expected_outcomes(step, fault), broken.stderr
     assert broken.status == (-signal.SIGKILL if fault == "group_killed" else 0)
-    eventually(lambda: broken.living_processes() == [])
+    eventually(lambda: broken.process.living_processes() == [])
     published = work.published()
     if step == "published" or fault == "worker_killed":
         assert published
@@ -100,13 +106,13 @@ def test_the_worker_ends_by_itself_when_only_its_parent_is_killed(
 
     assert broken.faults == [{"step": step, "workers": 1}], broken.stderr
     assert broken.status == -signal.SIGKILL
-    eventually(lambda: broken.living_processes() == [])
+    eventually(lambda: broken.process.living_processes() == [])
     assert not work.published()
 
     work.run()
 
     work.assert_finished()
-    assert work.repeats() <= work.window + 2 * work.chunk_rows
+    assert work.repeats() <= not_yet_durable(work)
 
 
 @pytest.mark.parametrize("fault", ["exception", "disk_full"])
@@ -128,7 +134,7 @@ def test_what_is_not_yet_durable_stays_bounded_while_the_disk_is_slow(
     work: Any, observe: Callable[..., None], injected_error: type[Exception]
 ):
     """A kill now would cost what was asked and is not durable: that must not grow with the slowness of the disk."""
-    bound = work.window + 3 * work.chunk_rows  # one written, one waiting, one open
+    bound = not_yet_durable(work)
     most_asked = 0
 
     def hold_the_first_chunk(step: str) -> None:
@@ -180,16 +186,20 @@ def test_a_worker_that_dies_at_birth_is_replaced(work: Any, monkeypatch: pytest.
 
 
 def test_a_row_that_is_merely_alone_when_somebody_kills_the_worker_gets_its_result(
-    tmp_path: Path, make_work: Callable[..., Any], observe: Callable[..., None], write_parquet: Callable[..., Path]
+    tmp_path: Path,
+    make_work: Callable[..., Any],
+    observe: Callable[..., None],
+    workers: Callable[..., list[psutil.Process]],
+    write_parquet: Callable[..., Path],
 ):
     work = make_work(write_parquet(tmp_path / "one.parquet", ["the only row"]), tmp_path)
     killed: list[int] = []
 
     def kill_once_asked(step: str) -> None:
         if step == "wait" and work.asked() and not killed:
-            for child in psutil.Process().children():
-                killed.append(child.pid)
-                child.kill()
+            for worker in workers():
+                killed.append(worker.pid)
+                worker.kill()
 
     observe(kill_once_asked)
     work.job_settings["engine_options"]["delay_s"] = 2.0  # it is still at it at the next look

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 from airflow_mullama.errors import AccountingError, MullamaError
-from airflow_mullama.steps import STEPS
+from airflow_mullama.fail_points import STEPS
 
 ROWS = 96
 CHUNK_ROWS = 12
@@ -73,6 +73,7 @@ class Strikes:
 
     troubles: list[Trouble]
     error: type[Exception]
+    workers: Callable[[], list[psutil.Process]]
     stop: threading.Event = field(default_factory=threading.Event)
     kills: int = 0
     arrivals: Counter[str] = field(default_factory=Counter)
@@ -95,8 +96,8 @@ class Strikes:
             self.stop.set()
         else:
             self.kills += 1
-            for child in psutil.Process().children():
-                child.kill()
+            for worker in self.workers():
+                worker.kill()
 
 
 def write_input(folder: Path, nulls: set[int]) -> Path:
@@ -139,51 +140,76 @@ def assert_right(table: pa.Table, schedule: Schedule, kills: int) -> None:
     assert len(blamed) <= kills
 
 
-@pytest.mark.timeout(600)
-# An example takes a second or more: shrinking a failure would look like a hang.
-@hypothesis.settings(max_examples=25, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
-@hypothesis.given(schedule=schedules)
-def test_any_schedule_of_faults_ends_with_a_whole_and_right_output(
-    schedule: Schedule,
+@pytest.fixture
+def run_to_its_end(
     tmp_path_factory: pytest.TempPathFactory,
     observe: Callable[[Callable[[str], None]], None],
     injected_error: type[Exception],
+    workers: Callable[[], list[psutil.Process]],
     make_work: Callable[..., Any],
-):
-    folder = tmp_path_factory.mktemp("schedule")
-    source = folder / "in"
-    source.mkdir()
-    work = make_work(
-        write_input(source, schedule.nulls),
-        folder,
-        faults=engine_faults(schedule),
-        chunk_rows=CHUNK_ROWS,
-        max_retries=MAX_RETRIES,
-        max_error_ratio=1.0,
-    )
-    kills = 0
-    for planned in itertools.chain(schedule.attempts, [[]]):
-        durable, published, asked_before = work.staged_rows(), work.output.exists(), work.asked()
-        strikes = Strikes(planned, injected_error)
-        observe(strikes)
-        manifest, ending = None, None
-        try:
-            manifest = work.run(stop=strikes.stop)
-        except (injected_error, OSError, MullamaError) as error:
-            ending = error
-        assert ending is None or planned, f"nothing was planned and it ended with {ending!r}"
-        assert not isinstance(ending, AccountingError)
-        kills += strikes.kills
-        if not published:
-            # What is durable is not asked again, unless its error may pass.
-            assert set(work.asked() - asked_before).isdisjoint(durable - schedule.fail)
-        if work.output.exists():
-            assert_right(pq.read_table(work.output), schedule, kills)
+) -> Callable[[Schedule], None]:
+    """Make all attempts of a schedule; after each, what is there must be right, and after the last, everything."""
 
-    assert manifest is not None
-    table = pq.read_table(work.output)
-    assert manifest.rows == ROWS == sum(manifest.status_counts.values())
-    assert dict(manifest.status_counts) == Counter(table.column("status").to_pylist())
-    assert dict(manifest.error_types) == Counter(table.column("error_type").drop_null().to_pylist())
-    assert manifest.attempts == sum(table.column("attempts").to_pylist())
-    assert sorted(path.name for path in work.output.parent.iterdir()) == [work.output.name]
+    def run(schedule: Schedule) -> None:
+        folder = tmp_path_factory.mktemp("schedule")
+        source = folder / "in"
+        source.mkdir()
+        work = make_work(
+            write_input(source, schedule.nulls),
+            folder,
+            faults=engine_faults(schedule),
+            chunk_rows=CHUNK_ROWS,
+            max_retries=MAX_RETRIES,
+            max_error_ratio=1.0,
+        )
+        kills = 0
+        for planned in itertools.chain(schedule.attempts, [[]]):
+            durable, published, asked_before = work.staged_rows(), work.output.exists(), work.asked()
+            strikes = Strikes(planned, injected_error, workers)
+            observe(strikes)
+            manifest, ending = None, None
+            try:
+                manifest = work.run(stop=strikes.stop)
+            except (injected_error, OSError, MullamaError) as error:
+                ending = error
+            assert ending is None or planned, f"nothing was planned and it ended with {ending!r}"
+            assert not isinstance(ending, AccountingError)
+            kills += strikes.kills
+            if not published:
+                # What is durable is not asked again, unless its error may pass.
+                assert set(work.asked() - asked_before).isdisjoint(durable - schedule.fail)
+            if work.output.exists():
+                assert_right(pq.read_table(work.output), schedule, kills)
+
+        assert manifest is not None
+        table = pq.read_table(work.output)
+        assert manifest.rows == ROWS == sum(manifest.status_counts.values())
+        assert dict(manifest.status_counts) == Counter(table.column("status").to_pylist())
+        assert dict(manifest.error_types) == Counter(table.column("error_type").drop_null().to_pylist())
+        assert manifest.attempts == sum(table.column("attempts").to_pylist())
+        assert sorted(path.name for path in work.output.parent.iterdir()) == [work.output.name]
+
+    return run
+
+
+# An example takes a second or more: shrinking a failure would look like a hang.
+def examples(count: int) -> hypothesis.settings:
+    return hypothesis.settings(max_examples=count, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+
+
+@examples(12)
+@hypothesis.given(schedule=schedules)
+def test_any_schedule_of_faults_ends_with_a_whole_and_right_output(
+    schedule: Schedule, run_to_its_end: Callable[[Schedule], None]
+):
+    run_to_its_end(schedule)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@examples(500)
+@hypothesis.given(schedule=schedules)
+def test_any_of_many_schedules_ends_with_a_whole_and_right_output(
+    schedule: Schedule, run_to_its_end: Callable[[Schedule], None]
+):
+    run_to_its_end(schedule)

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.jobs import GenerateJob
+from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.progress import Snapshot
-from airflow_mullama.runner import run_partition
+from airflow_mullama.run.runner import run_partition
 
 ERROR_EVERY = 100
 MEMORY_GROWTH_BYTES = 100 << 20

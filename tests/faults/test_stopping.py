@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +14,8 @@ import psutil
 import pytest
 
 from airflow_mullama.errors import JobStoppedError
-from airflow_mullama.steps import STEPS
+from airflow_mullama.fail_points import STEPS
 
-SCRIPTS = Path(__file__).parent
 STOPPED = 130
 EXIT_SECONDS = 10.0  # it promises five; the machine is shared
 MESSAGE = re.compile(
@@ -30,30 +27,26 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class CommandLine:
     """``airflow-mullama generate`` in a session of its own."""
 
-    def __init__(self, work: Any, folder: Path, environment: dict[str, str], eventually: Callable[..., Any]) -> None:
-        self._work, self._folder, self._environment, self._eventually = work, folder, environment, eventually
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, work: Any, folder: Path, fork_server: Any, eventually: Callable[..., Any]) -> None:
+        self._work, self._folder, self._fork_server, self._eventually = work, folder, fork_server, eventually
+        self._process: Any = None
         self.held = folder / "held"
 
     def start(self, *, hold: str | None = None, **options: Any) -> None:
         settings = {**self._work.job_settings["engine_options"], **options}
-        pairs = [f"{name}={value}" for name, value in settings.items()]
-        module = ["-m", "airflow_mullama.cli"] if hold is None else [str(SCRIPTS / "held_cli.py"), hold, str(self.held)]
         arguments = ["generate", str(self._work.source), str(self._work.output), "--model", "echo"]
         arguments += ["--prompt-template", "{text}", "--chunk-rows", str(self._work.chunk_rows)]
-        arguments += [argument for pair in pairs for argument in ("--option", pair)]
-        with open(self._folder / "stderr", "wb") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, *module, *arguments],
-                env={**self._environment, "COLUMNS": "500"},
-                stderr=stderr,
-                start_new_session=True,
-            )
+        arguments += [argument for name, value in settings.items() for argument in ("--option", f"{name}={value}")]
+        if hold is None:
+            module = "airflow_mullama.commands.main"
+        else:
+            module, arguments = "held_cli", [hold, str(self.held), *arguments]
+        self._process = self._fork_server.start(module, *arguments, stderr=self._folder / "stderr", COLUMNS="500")
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        pid: int = self._process.pid
+        return pid
 
     def said(self) -> str:
         return (self._folder / "stderr").read_text()
@@ -69,33 +62,18 @@ class CommandLine:
 
     def wait(self) -> int:
         """The exit status, once nothing of the session is left."""
-        assert self._process is not None
-        status = self._process.wait(EXIT_SECONDS)
-        self._eventually(lambda: self.left() == [], EXIT_SECONDS)
+        status: int = self._process.wait(EXIT_SECONDS)
+        self._eventually(lambda: self._process.living_processes() == [], EXIT_SECONDS)
         return status
-
-    def left(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (OSError, psutil.Error):
-                continue
-        return found
 
     def close(self) -> None:
         if self._process is not None:
-            for process in self.left():
-                process.kill()
-            self._process.wait()
+            self._process.close()
 
 
 @pytest.fixture
-def command_line(
-    work: Any, tmp_path: Path, script_environment: dict[str, str], eventually: Callable[..., Any]
-) -> Iterator[CommandLine]:
-    line = CommandLine(work, tmp_path, script_environment, eventually)
+def command_line(work: Any, tmp_path: Path, fork_server: Any, eventually: Callable[..., Any]) -> Iterator[CommandLine]:
+    line = CommandLine(work, tmp_path, fork_server, eventually)
     yield line
     line.close()
 
@@ -112,14 +90,14 @@ def rows_done(message: str, work: Any) -> int:
 def test_a_signal_during_inference_keeps_every_finished_row(
     number: signal.Signals, work: Any, command_line: CommandLine, eventually: Callable[..., Any]
 ):
-    command_line.start(delay_s=0.01)
-    eventually(lambda: work.asked().total() >= 90)
+    command_line.start(delay_s=0.02)
+    eventually(lambda: work.asked().total() >= 50)
 
     os.kill(command_line.pid, number)
 
     assert command_line.wait() == STOPPED
     done = rows_done(command_line.said(), work)
-    assert done >= 90 - work.window
+    assert done >= 50 - work.window
     assert len(work.staged_rows()) == done
     assert not work.published()
 
@@ -133,8 +111,8 @@ def test_a_signal_during_inference_keeps_every_finished_row(
 def test_a_signal_to_the_whole_process_group_keeps_every_finished_row(
     work: Any, command_line: CommandLine, eventually: Callable[..., Any]
 ):
-    command_line.start(delay_s=0.01)
-    eventually(lambda: work.asked().total() >= 90)
+    command_line.start(delay_s=0.02)
+    eventually(lambda: work.asked().total() >= 50)
 
     os.killpg(command_line.pid, signal.SIGTERM)
 
@@ -224,7 +202,7 @@ def test_a_second_signal_ends_it_at_once(
 
 @pytest.mark.parametrize(
     ("step", "arrival"),
-    [("read", 9), ("render", 18), ("send", 100), ("wait", 100), ("result", 100), ("stage", 12), ("staged", 12)],
+    [("read", 9), ("render", 18), ("send", 50), ("wait", 50), ("result", 50), ("stage", 12), ("staged", 12)],
 )
 def test_an_event_set_anywhere_stops_the_run(
     step: str, arrival: int, work: Any, observe: Callable[..., None], no_worker_left: None
