@@ -1,52 +1,59 @@
-"""One Airflow home for all tests of a session: its first `dag.test()` takes seconds, every further one a moment."""
+"""One Airflow home for all tests of a process: its first `dag.test()` takes seconds, every further one a moment."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from airflow_mullama import fail_points
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = REPOSITORY / "dags"
 
 
 @pytest.fixture(scope="session")
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An Airflow of this session's own. Airflow reads the environment when it is imported, and only then."""
-    if "airflow" in sys.modules:
-        assert "AIRFLOW_HOME" in os.environ, (
-            "a test module imports airflow at its top, before there is a home for it: import it inside the test"
-        )
-        home = Path(os.environ["AIRFLOW_HOME"])
-    else:
-        for name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_"))]:
-            del os.environ[name]  # whatever belongs to another Airflow of this machine
-        home = tmp_path_factory.mktemp("airflow")
-        os.environ.update(
-            AIRFLOW_HOME=str(home),
-            AIRFLOW__CORE__DAGS_FOLDER=str(DAGS),
-            AIRFLOW__CORE__LOAD_EXAMPLES="False",
-            AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
-        )
+def airflow_home() -> Path:
+    """An Airflow of this process's own, with its database."""
     from airflow.utils.db import initdb
 
     initdb()
-    return home
+    return Path(os.environ["AIRFLOW_HOME"])
 
 
 @pytest.fixture
 def run_dag(airflow_home: Path) -> Callable[..., Any]:
     """Run a DAG in this process, with its tasks as Airflow runs them; returns the run."""
 
-    def run(dag: Any, conf: dict[str, Any] | None = None) -> Any:
+    def run(dag: Any, conf: dict[str, Any] | None = None, **arguments: Any) -> Any:
         _store(dag)
-        return dag.test(run_conf=conf)
+        return dag.test(run_conf=conf, **arguments)
 
     return run
+
+
+@pytest.fixture
+def time_is_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The `execution_timeout` of a task of this process ends once two chunks are durable, however long it is.
+
+    Airflow measures it by an alarm, whose signal comes here without one.
+    """
+    durable = 0
+
+    def count(step: str) -> None:
+        nonlocal durable
+        durable += step == "staged"
+        if step == "staged" and durable == 2:
+            os.kill(os.getpid(), signal.SIGALRM)
+
+    usual = signal.getsignal(signal.SIGALRM)
+    monkeypatch.setattr(fail_points, "observer", count)
+    yield
+    signal.signal(signal.SIGALRM, usual)
 
 
 @pytest.fixture

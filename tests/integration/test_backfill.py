@@ -1,9 +1,8 @@
-"""A week of the shipped daily DAG, by `airflow backfill create` and a real scheduler."""
+"""Some days of the shipped daily DAG, by `airflow backfill create` and a real scheduler."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import signal
 import subprocess
@@ -16,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.demo.airflow_client import AirflowClient
-from airflow_mullama.demo.airflow_environment import airflow_environment
-from airflow_mullama.demo.airflow_server import COMPONENTS, free_port
+from airflow_mullama.demo.airflow.client import AirflowClient
+from airflow_mullama.demo.airflow.environment import airflow_environment
+from airflow_mullama.demo.airflow.server import COMPONENTS, free_port
 from airflow_mullama.demo.run import dags_directory
 from airflow_mullama.demo.tickets import generate_tickets
 from airflow_mullama.models.resolve import locate_model
@@ -33,6 +32,7 @@ pytestmark = [
 
 DAG_ID = "daily_backfill"
 FIRST_DAY = "datetime(2026, 3, 2, tzinfo=timezone.utc)"
+DAYS = ["2024-02-27", "2024-02-28", "2024-02-29", "2024-03-01"]
 ROWS = 12
 RUN_COMMANDS = """
 import shlex, sys
@@ -44,27 +44,25 @@ for command in sys.argv[1:]:
 
 
 class DailyDag:
-    """The shipped DAG file in an Airflow of its own, its first day moved to a week ago.
+    """The shipped DAG file in an Airflow of its own, for some days of the past: its schedule ends with them, so
+    that whatever day it is now, and whatever midnight passes, there is no run beside those of the backfill.
 
     The scheduler does not run while a backfill is made: on SQLite, two writers would lock each other out. (Airflow asks
     for another database in production.)
     """
 
-    def __init__(self, folder: Path) -> None:
-        today = datetime.datetime.now(datetime.timezone.utc).date()
-        self.days = [str(today - datetime.timedelta(days=back)) for back in range(7, 0, -1)]
+    def __init__(self, folder: Path, home: Path) -> None:
         self.lake = folder / "lake"
         self.outputs = self.lake / "tickets_tagged_daily"
         text = (dags_directory() / f"{DAG_ID}.py").read_text()
         assert text.count(FIRST_DAY) == 1
-        first = f"datetime.fromisoformat('{self.days[0]}').replace(tzinfo=timezone.utc)"
+        first, last = (f"datetime.fromisoformat('{day}T00:00:00+00:00')" for day in (DAYS[0], DAYS[-1]))
         (folder / "dags").mkdir()
-        (folder / "dags" / f"{DAG_ID}.py").write_text(text.replace(FIRST_DAY, first))
-        self.home = folder / "home"
-        self.home.mkdir()
+        (folder / "dags" / f"{DAG_ID}.py").write_text(text.replace(FIRST_DAY, f"{first}, end_date={last}"))
+        self.home = home
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        self.client = AirflowClient(url)
+        self.client = AirflowClient(url, timeout=120.0)
         self._arguments = {
             name: [argument.format(port=port) for argument in arguments] for name, arguments in COMPONENTS.items()
         }
@@ -128,10 +126,11 @@ class DailyDag:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def backfill(self, eventually: Callable[..., Any], days: list[str], options: str = "") -> dict[str, dict[str, Any]]:
-        """Backfill these days and wait for the end; each day's state and manifest."""
+    def backfill(self, eventually: Callable[..., Any], options: str = "") -> dict[str, dict[str, Any]]:
+        """Backfill all days and wait for the end; each day's state and manifest."""
         self.cli(
-            f"backfill create --dag-id {DAG_ID} --from-date {days[0]} --to-date {days[-1]} --max-active-runs 2 "
+            "dags reserialize",
+            f"backfill create --dag-id {DAG_ID} --from-date {DAYS[0]} --to-date {DAYS[-1]} --max-active-runs 2 "
             + options,
             f"dags unpause {DAG_ID} --yes",
         )
@@ -147,34 +146,32 @@ class DailyDag:
                 # Its runs have ended. The scheduler would find that out within half a minute; this tells it now.
                 self.client._request("PUT", f"/api/v2/backfills/{backfill['id']}/cancel", None)
         assert {run["state"] for run in runs()} == {"success"}
-        assert [run["run_type"] for run in runs()] == ["backfill"] * 7  # the schedule added none for the same days
+        # The schedule added none for the same days.
+        assert [run["run_type"] for run in runs()] == ["backfill"] * len(DAYS)
         found = {}
         for run in runs():
-            day = run["logical_date"][:10]
-            if day in days:
-                (task,) = self.client.task_instances(DAG_ID, run["dag_run_id"])
-                manifest = self.client.xcom(DAG_ID, run["dag_run_id"], task) or {}
-                found[day] = {"state": task.state, **manifest}
-        assert sorted(found) == days
+            (task,) = self.client.task_instances(DAG_ID, run["dag_run_id"])
+            manifest = self.client.xcom(DAG_ID, run["dag_run_id"], task) or {}
+            found[run["logical_date"][:10]] = {"state": task.state, **manifest}
+        assert sorted(found) == DAYS
         return found
 
 
-def test_a_week_is_written_once_and_a_second_backfill_computes_what_changed(
-    tmp_path: Path, eventually: Callable[..., Any]
+def test_days_are_written_once_and_a_second_backfill_computes_what_changed(
+    tmp_path: Path, migrated_home: Callable[[Path], Path], eventually: Callable[..., Any]
 ) -> None:
-    daily = DailyDag(tmp_path)
-    tickets = [ticket.text for ticket in generate_tickets(8 * ROWS, seed=7)]
-    texts = {day: tickets[number * ROWS : (number + 1) * ROWS] for number, day in enumerate(daily.days)}
-    changed, late = daily.days[1], daily.days[2]
-    for day in daily.days:
+    daily = DailyDag(tmp_path, migrated_home(tmp_path / "home"))
+    tickets = [ticket.text for ticket in generate_tickets((len(DAYS) + 1) * ROWS, seed=7)]
+    texts = {day: tickets[number * ROWS : (number + 1) * ROWS] for number, day in enumerate(DAYS)}
+    changed, late = DAYS[1], DAYS[2]
+    for day in DAYS:
         if day != late:
             daily.write(day, texts[day])
-    daily.cli("db migrate", "dags reserialize")
     with daily.component("api-server"):
         eventually(daily.answers, seconds=120)
-        first = daily.backfill(eventually, daily.days)
+        first = daily.backfill(eventually)
         outputs = daily.written()
-        assert sorted(outputs) == sorted(set(daily.days) - {late})
+        assert sorted(outputs) == sorted(set(DAYS) - {late})
         for day, one in first.items():
             if day == late:
                 assert one == {"state": "skipped"}
@@ -186,29 +183,21 @@ def test_a_week_is_written_once_and_a_second_backfill_computes_what_changed(
                 )
                 assert one["seconds"]["model_load"] > 0
 
-        second = daily.backfill(eventually, daily.days, "--reprocess-behavior completed")
-        assert daily.written() == outputs
-        for day, one in second.items():
-            if day == late:
-                assert one == {"state": "skipped"}
-            else:
-                assert (one["skipped"], one["computed_rows"], one["rows"]) == ("up_to_date", 0, ROWS)
-                assert one["seconds"] == dict.fromkeys(one["seconds"], 0.0)  # the model's load among them
-
         texts[changed][3] = tickets[-1]
         daily.write(changed, texts[changed])
         daily.write(late, texts[late])
-        third = daily.backfill(eventually, daily.days[:3], "--reprocess-behavior completed")
-        for day, one in third.items():
+        second = daily.backfill(eventually, "--reprocess-behavior completed")
+        for day, one in second.items():
             if day == changed:
                 assert (one["skipped"], one["computed_rows"], one["reused_rows"]) == (None, 1, ROWS - 1)
             elif day == late:
                 assert (one["state"], one["skipped"], one["computed_rows"]) == ("success", None, ROWS)
             else:
-                assert one["skipped"] == "up_to_date"
+                assert (one["skipped"], one["computed_rows"], one["rows"]) == ("up_to_date", 0, ROWS)
+                assert one["seconds"] == dict.fromkeys(one["seconds"], 0.0)  # the model's load among them
         kept = {day: mark for day, mark in daily.written().items() if day not in (changed, late)}
         assert kept == {day: mark for day, mark in outputs.items() if day != changed}
-    for day in daily.days:
+    for day in DAYS:
         (path,) = (daily.outputs / f"ds={day}").glob("*.parquet")
         table = pq.ParquetFile(path).read()
         assert table["text"].to_pylist() == texts[day]

@@ -15,22 +15,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mullama.cache import cache_directory
 from airflow_mullama.demo.lake import LONG_TEXT_BYTES, LakeSummary, write_lake
-from airflow_mullama.demo.minilm import GGUF_NAME, PACKAGE, TOKENIZER_NAME
 from airflow_mullama.demo.run import EMBED, TAG, DemoDag, dags_directory
-from airflow_mullama.jobs import GenerateJob
+from airflow_mullama.jobs.embed import EmbedJob
+from airflow_mullama.jobs.generate import GenerateJob
+from airflow_mullama.models.minilm import GGUF_NAME, PACKAGE, TOKENIZER_NAME
 from airflow_mullama.models.resolve import locate_model
-from airflow_mullama.paths import cache_directory
-from airflow_mullama.runner import run_job
-from airflow_mullama.storage.vector_columns import stored_type
+from airflow_mullama.run.runner import run_job
+from airflow_mullama.storage.parquet.vector_columns import stored_type
 
-ROWS = 280
+ROWS = 140
 
-IMPORT_DAG_FILE = """
-import runpy, sys
-runpy.run_path(sys.argv[1])
-heavy = {"pyarrow", "numpy", "pandas", "xllamacpp", "airflow_mullama.runner", "airflow_mullama.jobs"}
-print(sorted(heavy & set(sys.modules)))
+# Each file is imported by a process of its own, and what all of them import first by the one they are forked from.
+IMPORT_DAG_FILES = """
+import os, runpy, sys
+import airflow.sdk
+heavy = {"pyarrow", "numpy", "pandas", "xllamacpp", "airflow_mullama.run.runner", "airflow_mullama.jobs.job"}
+for file in sys.argv[1:]:
+    if os.fork() == 0:
+        runpy.run_path(file)
+        print(file, *sorted(heavy & set(sys.modules)))
+        sys.exit()
+    if os.wait()[1]:
+        sys.exit(file + " cannot be imported")
 """
 
 
@@ -58,13 +66,13 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> LakeSummary:
     return write_lake(tmp_path_factory.mktemp("lake") / "tickets", rows=ROWS)
 
 
-@pytest.mark.parametrize("file", sorted(dags_directory().glob("*.py")), ids=lambda file: file.name)
-def test_a_dag_file_imports_nothing_heavy(file: Path, airflow_home: Path) -> None:
+def test_a_dag_file_imports_nothing_heavy(airflow_home: Path) -> None:
+    files = sorted(map(str, dags_directory().glob("*.py")))
     completed = subprocess.run(
-        [sys.executable, "-c", IMPORT_DAG_FILE, str(file)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", IMPORT_DAG_FILES, *files], capture_output=True, text=True, check=False
     )
     assert completed.returncode == 0, completed.stderr
-    assert completed.stdout.splitlines()[-1] == "[]"
+    assert completed.stdout.splitlines() == files  # and no module after any of them
 
 
 def test_every_dag_of_the_demo_is_there() -> None:
@@ -105,6 +113,17 @@ def manifests(run: Any, task_id: str, key: str = "return_value") -> list[dict[st
     return [json.loads(value) if isinstance(value, str) else value for _, value in sorted(values, key=lambda v: v[0])]
 
 
+def with_wide_indexes(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [
+            field.with_type(pa.dictionary(pa.int32(), field.type.value_type, field.type.ordered))
+            if pa.types.is_dictionary(field.type)
+            else field
+            for field in schema
+        ]
+    )
+
+
 def check_run(run: Any, dag: DemoDag, lake: LakeSummary) -> list[tuple[pa.Table, pa.Table]]:
     """The row contract, of the outputs and of the manifests; returns input and output of each partition."""
     assert run.state == "success"
@@ -112,7 +131,9 @@ def check_run(run: Any, dag: DemoDag, lake: LakeSummary) -> list[tuple[pa.Table,
     reported = manifests(run, dag.task_id)
     assert len(tables) == len(reported) == lake.partitions
     for (source, output), manifest in zip(tables, reported, strict=True):
-        assert output.select(source.column_names).equals(source)
+        # The indexes of a dictionary may have become wider; nothing else of a column may differ.
+        assert output.select(source.column_names).schema.equals(with_wide_indexes(source.schema))
+        assert output.select(source.column_names).to_pylist() == source.to_pylist()
         statuses = output["status"].to_pylist()
         counted = {status: statuses.count(status) for status in set(statuses)}
         assert counted == manifest["status_counts"]
@@ -141,7 +162,7 @@ def test_tag_tickets(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any
             assert row["finish_reason"] in ("stop", "length")
     assert [row["status"] for row in rows].count("failed") == 1
     answers = [json.loads(row["response"]) for row in rows if row["finish_reason"] == "stop"]
-    assert len(answers) > 0.95 * ROWS
+    assert len(answers) > 0.95 * (lake.rows - lake.nulls)
     assert all(set(answer) == {"category", "sentiment", "urgency"} for answer in answers)
 
     again = run_dag(shipped_dag(TAG.dag_id), outputs(TAG, lake))
@@ -202,6 +223,23 @@ def test_many_partitions(shipped_dag: Callable[..., Any], run_dag: Callable[...,
 
 
 @pytest.mark.integration
+@needs_tagger
+def test_on_kubernetes_runs_under_any_executor(
+    shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], lake: LakeSummary
+) -> None:
+    tagged = lake.directory.parent / "tagged_in_pods"
+    conf = {"tickets": str(lake.directory), "tagged": str(tagged), "max_tasks": 2}
+    run = run_dag(shipped_dag("on_kubernetes"), conf)
+    assert run.state == "success"
+    (summary,) = manifests(run, "summary")
+    assert (summary["partition_count"], summary["rows"]) == (lake.partitions, lake.rows)
+    assert summary["missing_count"] == 0
+    assert sorted(path.name for path in tagged.glob("ds=*")) == sorted(
+        path.name for path in lake.directory.glob("ds=*")
+    )
+
+
+@pytest.mark.integration
 def test_repair_failed_rows(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], tmp_path: Path) -> None:
     lake = write_lake(tmp_path / "tickets", rows=140)
     tagged = tmp_path / "tickets_tagged_daily"
@@ -236,3 +274,33 @@ def test_the_repair_asks_what_the_daily_run_asked(shipped_dag: Callable[..., Any
         *("model", "engine", "engine_options", "output_prefix"),
     ):
         assert repair.partial_kwargs.get(name, defaults.get(name)) == getattr(daily, name), name
+
+
+@pytest.mark.integration
+@needs_minilm
+def test_search_vectors(shipped_dag: Callable[..., Any], run_dag: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("duckdb", reason="DuckDB is not installed")
+    tickets = {
+        "ds=2026-03-02": ["My parcel has not arrived.", "I was charged twice.", None],
+        "ds=2026-03-03": ["Thanks!"],
+    }
+    for number, (day, texts) in enumerate(tickets.items()):
+        (tmp_path / "tickets" / day).mkdir(parents=True)
+        ids = pa.array(range(10 * number, 10 * number + len(texts)), pa.int64())
+        pq.write_table(pa.table({"ticket_id": ids, "text": texts}), tmp_path / "tickets" / day / "a.parquet")
+    run_job(
+        EmbedJob(model="demo:minilm", text_column="text"), tmp_path / "tickets", tmp_path / "embedded", listeners=[]
+    )
+    conf = {
+        "embedded": str(tmp_path / "embedded"),
+        "questions": str(tmp_path / "questions"),
+        "question": "Why did you take my money two times?",
+        "most": 2,
+    }
+    run = run_dag(shipped_dag("search_vectors"), conf)
+    assert run.state == "success"
+    (nearest,) = manifests(run, "search")
+    assert nearest[0]["ticket_id"] == 1
+    assert nearest[0].keys() == {"ticket_id", "ds", "text", "cosine"}
+    assert (nearest[0]["ds"], len(nearest)) == ("2026-03-02", 2)
+    assert 1.0 >= nearest[0]["cosine"] > nearest[1]["cosine"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_an_argument_wins_over_the_connection_and_that_over_the_configuration(
     empty = hook()
     assert empty.engine_arguments() == {
         "model": "of-the-configuration.gguf",
+        "model_sha256": None,
         "engine": "llamacpp",
         "engine_options": {},
     }
@@ -62,8 +64,29 @@ def test_endpoint_and_key_reach_the_engine_that_takes_them(hook: MakeHook) -> No
         pytest.skip("there is no engine openai")
     box = hook({"model": "qwen", "engine": "openai", "n_ctx": 512}, host="gpu-box", port=8000, password="sk-of-a-box")
     options = {"endpoint": "http://gpu-box:8000", "api_key": "sk-of-a-box"}
-    assert box.engine_arguments() == {"model": "qwen", "engine": "openai", "engine_options": options}
+    assert box.engine_arguments() == {
+        "model": "qwen",
+        "model_sha256": None,
+        "engine": "openai",
+        "engine_options": options,
+    }
     assert box.engine_arguments("m.gguf", "llamacpp")["engine_options"] == {"n_ctx": 512}
+
+
+def test_a_connections_sha256_goes_with_its_own_model(hook: MakeHook) -> None:
+    box = hook({"model": "m.gguf", "model_sha256": "0" * 64})
+    assert box.engine_arguments()["model_sha256"] == "0" * 64
+    assert box.engine_arguments("m.gguf")["model_sha256"] == "0" * 64
+    assert box.engine_arguments("other.gguf")["model_sha256"] is None
+    assert box.engine_arguments("other.gguf", model_sha256="1" * 64)["model_sha256"] == "1" * 64
+    assert box.engine_arguments("echo")["model_sha256"] is None
+
+
+def test_the_connection_test_refuses_another_file(hook: MakeHook, started_workers: Any) -> None:
+    works, said = hook({"model": "demo:ticket-tagger", "model_sha256": "0" * 64}).test_connection()
+    assert not works
+    assert "it is not the file that was meant" in said
+    assert len(started_workers) == 0
 
 
 def test_a_key_among_an_operators_options_is_masked_too(hook: MakeHook) -> None:
@@ -71,6 +94,30 @@ def test_a_key_among_an_operators_options_is_masked_too(hook: MakeHook) -> None:
 
     hook({"model": "echo"}).engine_arguments(engine_options={"api_key": "sk-of-an-operator"})
     assert redact("Authorization: sk-of-an-operator") == "Authorization: ***"
+    hook({"model": "echo", "engine_options": {"headers": {"api-key": "key-of-a-header"}}}).defaults()
+    assert redact("came with key-of-a-header") == "came with ***"
+
+
+def test_so_is_every_spelling_of_a_key_and_one_of_the_environment(
+    hook: MakeHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.log import redact
+
+    monkeypatch.setenv("KEY_OF_THE_BOX", "sk-of/an+environment\n")
+    box = hook({"model": "m", "engine": "openai", "engine_options": {"api_key_env": "KEY_OF_THE_BOX"}}, host="gpu-box")
+    box.engine_arguments()
+    packed = base64.b64encode(b"sk-of/an+environment").decode()
+    said = f"sk-of/an+environment sk-of\\/an+environment sk-of%2Fan%2Benvironment {packed}"
+    assert redact(said) == "*** *** *** ***"
+
+
+@pytest.mark.parametrize("key", ["sk-with-a-newline\nX: y", "sk-with-a-dash\u2013"])
+def test_a_key_that_http_refuses_is_not_shown_by_the_connection_test(hook: MakeHook, key: str) -> None:
+    box = hook({"model": "m", "engine": "openai"}, host="gpu-box", password=key)
+    works, said = box.test_connection()
+    assert not works
+    assert "is not a key (it is not shown here)" in said
+    assert "sk-with" not in said
 
 
 def test_engine_options_that_are_no_dictionary(hook: MakeHook) -> None:

@@ -1,91 +1,150 @@
-"""A task of a real scheduler, killed in the middle: the retry goes on where it stopped."""
+"""A task of a real scheduler, killed in the middle, or told to end as a pod is: the retry goes on where it stopped."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.demo.airflow_server import AirflowServer
+from airflow_mullama.demo.airflow.server import AirflowServer
 
 pytestmark = pytest.mark.integration
 
 ROWS, CHUNK_ROWS, N_PARALLEL = 400, 20, 4
+# What Kubernetes gives a pod from SIGTERM to SIGKILL, unless it is told otherwise.
+GRACE_SECONDS = 30
 DAG_FILE = """
 import datetime
 from airflow.sdk import DAG
 from airflow_mullama.operators import MullamaGenerateOperator
 
-with DAG("killed", schedule=None, start_date=datetime.datetime(2026, 11, 1)):
-    MullamaGenerateOperator(
-        task_id="job",
-        input_path={source!r},
-        output_path={target!r},
-        prompt_template="say {{text}}",
-        model="echo",
-        engine_options={{"delay_s": 0.1, "n_parallel": {n_parallel}, "request_log": {request_log!r}}},
-        chunk_rows={chunk_rows},
-        retries=2,
-        retry_delay=datetime.timedelta(seconds=1),
-    )
+try:
+    from kubernetes.client import models as k8s
+except ImportError:
+    pod = None
+else:  # for an executor that is not there: the others pass over it
+    base = k8s.V1Container(name="base", image="none", resources=k8s.V1ResourceRequirements(limits={{"none": "1"}}))
+    pod = {{"pod_override": k8s.V1Pod(spec=k8s.V1PodSpec(containers=[base]))}}
+
+for dag_id, executor in (("killed", None), ("in_a_pod", "PodExecutor")):
+    with DAG(dag_id, schedule=None, start_date=datetime.datetime(2026, 11, 1)):
+        MullamaGenerateOperator(
+            task_id="job",
+            executor=executor,
+            executor_config=pod,
+            input_path={source!r},
+            output_path={folder!r} + "/" + dag_id + "/out.parquet",
+            prompt_template="say {{text}}",
+            model="echo",
+            engine_options={{
+                "delay_s": 0.1, "n_parallel": {n_parallel}, "request_log": {folder!r} + "/" + dag_id + "/requests"
+            }},
+            chunk_rows={chunk_rows},
+            retries=2,
+            retry_delay=datetime.timedelta(seconds=1),
+        )
 """
 
 
-def workers_of(server: AirflowServer) -> list[psutil.Process]:
-    """Engine workers below this server's scheduler."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        command, environment = process.info["cmdline"] or [], process.info["environ"] or {}
-        if "airflow_mullama.worker" in command and environment.get("AIRFLOW_HOME") == str(server.home):
-            found.append(process)
-    return found
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, migrated_home: Callable[[Path], Path]) -> Iterator[AirflowServer]:
+    source = folder / "in.parquet"
+    pq.write_table(pa.table({"id": range(ROWS), "text": texts()}), source)
+    dags = folder / "dags"
+    for name in ("dags", "killed", "in_a_pod"):
+        (folder / name).mkdir()
+    arguments = {"source": str(source), "folder": str(folder), "chunk_rows": CHUNK_ROWS, "n_parallel": N_PARALLEL}
+    (dags / "killed.py").write_text(DAG_FILE.format(**arguments))
+    executors = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor,PodExecutor:tests.integration.pod_executor.PodExecutor"}
+    with AirflowServer(migrated_home(folder / "home"), dags=dags, environment=executors) as server:
+        server.wait_for_dags(["killed", "in_a_pod"])
+        yield server
+
+
+def texts() -> list[str]:
+    return [f"ticket number {row}" for row in range(ROWS)]
+
+
+class Run:
+    """The run of one of the DAGs, from its beginning until it is ended at half."""
+
+    def __init__(self, server: AirflowServer, dag_id: str, folder: Path, eventually: Callable[..., Any]) -> None:
+        self.server, self.dag_id, self.folder, self.eventually = server, dag_id, folder / dag_id, eventually
+        self.path = f"/api/v2/dags/{dag_id}/dagRuns/run/taskInstances/job"
+        server.client.trigger(dag_id, "run")
+        eventually(lambda: self.staged() >= ROWS // CHUNK_ROWS // 2, seconds=120)
+        (self.worker,) = self.workers()
+        task = self.worker.parent()
+        assert task is not None
+        self.task = task
+
+    def staged(self) -> int:
+        return len(list(self.folder.glob("_mullama_stage/**/rows-*.arrow")))
+
+    def asked(self) -> list[int]:
+        return list(map(int, (self.folder / "requests").read_text().split()))
+
+    def workers(self) -> list[psutil.Process]:
+        """Engine workers below this server's scheduler."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            command, environment = process.info["cmdline"] or [], process.info["environ"] or {}
+            if "airflow_mullama.worker" in command and environment.get("AIRFLOW_HOME") == str(self.server.home):
+                found.append(process)
+        return found
+
+    def manifest_of_the_retry(self) -> dict[str, Any]:
+        self.eventually(lambda: self.server.client.run_state(self.dag_id, "run") in ("success", "failed"), seconds=120)
+        assert self.server.client.run_state(self.dag_id, "run") == "success"
+        assert self.server.client.get(self.path)["try_number"] == 2
+        manifest = self.server.client.get(f"{self.path}/xcomEntries/return_value?deserialize=true")["value"]
+        assert self.workers() == []
+        assert manifest["resumed_rows"] + manifest["computed_rows"] == ROWS
+        answers = pq.read_table(self.folder / "out.parquet")["response"].to_pylist()
+        assert answers == [f"say {text}" for text in texts()]
+        return dict(manifest)
 
 
 def test_a_task_that_is_killed_at_half_resumes_in_its_retry(
-    tmp_path: Path, write_parquet: Callable[..., Path], texts: Callable[..., list[str]], eventually: Callable[..., Any]
+    server: AirflowServer, folder: Path, eventually: Callable[..., Any]
 ) -> None:
-    source, target, request_log = tmp_path / "in.parquet", tmp_path / "out.parquet", tmp_path / "requests"
-    write_parquet(source, texts(ROWS))
-    dags = tmp_path / "dags"
-    dags.mkdir()
-    (dags / "killed.py").write_text(
-        DAG_FILE.format(
-            source=str(source),
-            target=str(target),
-            request_log=str(request_log),
-            chunk_rows=CHUNK_ROWS,
-            n_parallel=N_PARALLEL,
-        )
-    )
-
-    def staged() -> int:
-        return len(list(tmp_path.glob("_mullama_stage/**/rows-*.arrow")))
-
-    with AirflowServer(tmp_path / "home", dags=dags) as server:
-        server.wait_for_dags(["killed"])
-        server.client.trigger("killed", "run")
-        eventually(lambda: staged() >= ROWS // CHUNK_ROWS // 2, seconds=120)
-        (worker,) = workers_of(server)
-        task = worker.parent()
-        assert task is not None
-        os.kill(task.pid, signal.SIGKILL)
-        durable = staged() * CHUNK_ROWS
-        eventually(lambda: not worker.is_running(), seconds=30)
-        assert not target.exists()
-        eventually(lambda: server.client.run_state("killed", "run") in ("success", "failed"), seconds=120)
-        assert server.client.run_state("killed", "run") == "success"
-        path = "/api/v2/dags/killed/dagRuns/run/taskInstances/job"
-        assert server.client.get(path)["try_number"] == 2
-        manifest = server.client.get(f"{path}/xcomEntries/return_value?deserialize=true")["value"]
-        assert workers_of(server) == []
+    run = Run(server, "killed", folder, eventually)
+    os.kill(run.task.pid, signal.SIGKILL)
+    durable = run.staged() * CHUNK_ROWS
+    eventually(lambda: not run.worker.is_running(), seconds=30)
+    assert not (run.folder / "out.parquet").exists()
+    manifest = run.manifest_of_the_retry()
     assert manifest["resumed_rows"] >= durable
-    assert manifest["resumed_rows"] + manifest["computed_rows"] == ROWS
-    assert pq.read_table(target)["response"].to_pylist() == [f"say {text}" for text in texts(ROWS)]
-    repeated = len(request_log.read_text().split()) - ROWS
+    repeated = len(run.asked()) - ROWS
     assert repeated <= 2 * N_PARALLEL + CHUNK_ROWS
+
+
+def test_a_pod_that_is_taken_away_keeps_what_was_answered(
+    server: AirflowServer, folder: Path, eventually: Callable[..., Any]
+) -> None:
+    run = Run(server, "in_a_pod", folder, eventually)
+    supervisor = run.task.parent()
+    assert supervisor is not None
+    supervisor.terminate()  # as the kubelet does: the pod's first process, and no other
+    eventually(lambda: not supervisor.is_running(), seconds=GRACE_SECONDS)
+    assert not run.task.is_running()
+    assert not run.worker.is_running()
+    asked = len(run.asked())
+    log = (server.home / "pod-job-1.log").read_text()
+    assert f"of {ROWS} rows" in log
+    manifest = run.manifest_of_the_retry()
+    # What was in flight is asked again, and no row that was answered.
+    assert asked - manifest["resumed_rows"] <= 2 * N_PARALLEL
+    assert len(run.asked()) - ROWS <= 2 * N_PARALLEL

@@ -1,4 +1,4 @@
-"""``hf://`` models through the real huggingface_hub, against a hub that serves one file on loopback."""
+"""Models of the Hub through the real huggingface_hub, against a hub that serves a file and a folder on loopback."""
 
 from __future__ import annotations
 
@@ -18,12 +18,25 @@ pytestmark = pytest.mark.integration
 
 MODEL = Path(__file__).parents[2] / "airflow_mullama" / "demo" / "models" / "ticket-tagger.gguf"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FOLDER = {
+    "config.json": b"{}",
+    "1_Pooling/config.json": b'{"a": 1}',
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickled",
+    "onnx/model.onnx": b"exported",
+    "README.md": b"# About",
+}
 PROGRAM = """
 import json, sys
 from airflow_mullama.errors import MullamaError
+from airflow_mullama.models.folder import resolve_folder
+from airflow_mullama.models.names import may_be_folder
 from airflow_mullama.models.resolve import resolve_model
+from airflow_mullama.storage.filesystems import resolve_location
 try:
-    model = resolve_model(sys.argv[1])
+    resolve = resolve_folder if may_be_folder(sys.argv[1]) and sys.argv[2:] else resolve_model
+    resolve(sys.argv[1], resolve_location)
+    model = resolve(sys.argv[1], resolve_location)
     print(json.dumps({"sha256": model.sha256, "path": model.path}))
 except MullamaError as error:
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))
@@ -31,12 +44,13 @@ except MullamaError as error:
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves ``acme/tagger`` at main; ``acme/secret`` only with a token."""
+    """Serves ``acme/tagger`` and ``acme/encoder`` at main; ``acme/secret`` only with a token."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = MODEL.read_bytes()
         self.downloads = 0
+        self.fetched: list[str] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,6 +63,20 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:
+        if self.path.startswith("/api/models/acme/encoder/revision/"):
+            siblings = [{"rfilename": name} for name in FOLDER]
+            self._send(json.dumps({"id": "acme/encoder", "sha": COMMIT, "siblings": siblings}).encode(), with_body)
+            return
+        if self.path.startswith("/api/models/acme/encoder/tree/"):
+            files = [{"type": "file", "path": name, "size": len(FOLDER[name]), "oid": name} for name in FOLDER]
+            self._send(json.dumps(files).encode(), with_body)
+            return
+        _, _, name = self.path.partition(f"/acme/encoder/resolve/{COMMIT}/")
+        if name in FOLDER:
+            if with_body:
+                self.server.fetched.append(name)
+            self._send(FOLDER[name], with_body)
+            return
         allowed = "secret" not in self.path or self.headers.get("Authorization") == "Bearer hf_test"
         known = self.path.startswith(("/acme/tagger/resolve/", "/acme/secret/resolve/"))
         if not (allowed and known and self.path.endswith("/model.gguf")):
@@ -58,14 +86,17 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        self.server.downloads += with_body
+        self._send(self.server.content, with_body)
+
+    def _send(self, content: bytes, with_body: bool) -> None:
         self.send_response(200)
-        self.send_header("ETag", f'"{hashlib.sha256(self.server.content).hexdigest()}"')
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(self.server.content)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if with_body:
-            self.server.downloads += 1
-            self.wfile.write(self.server.content)
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -81,9 +112,9 @@ def hub() -> Iterator[Hub]:
         thread.join()
 
 
-def resolve(hub: Hub, tmp_path: Path, name: str, **environment: str) -> dict[str, str]:
+def resolve(hub: Hub, tmp_path: Path, name: str, *kind: str, **environment: str) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, name],
+        [sys.executable, "-c", PROGRAM, name, *kind],
         env={
             **os.environ,
             "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
@@ -99,6 +130,7 @@ def resolve(hub: Hub, tmp_path: Path, name: str, **environment: str) -> dict[str
         timeout=120,
     )
     answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    answer["log"] = done.stderr
     return answer
 
 
@@ -107,6 +139,13 @@ def test_a_model_is_fetched_once_and_then_taken_from_the_hubs_cache(hub: Hub, tm
     assert first["sha256"] == hashlib.sha256(hub.content).hexdigest()
     assert resolve(hub, tmp_path, "hf://acme/tagger/model.gguf") == first
     assert hub.downloads == 1
+
+
+def test_a_name_without_a_revision_is_told_of_once(hub: Hub, tmp_path: Path) -> None:
+    log = resolve(hub, tmp_path, "hf://acme/tagger/model.gguf")["log"]
+    assert log.count("names no revision, so it is whatever its owner puts there") == 1
+    assert f"hf://acme/tagger@{COMMIT}/model.gguf" in log
+    assert "names no revision" not in resolve(hub, tmp_path, f"hf://acme/tagger@{COMMIT}/model.gguf")["log"]
 
 
 def test_offline_mode_uses_the_cache_and_else_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
@@ -135,3 +174,24 @@ def test_a_name_without_a_file_is_refused(hub: Hub, tmp_path: Path) -> None:
     answer = resolve(hub, tmp_path, "hf://acme/tagger")
     assert answer["error"] == "ConfigurationError"
     assert "hf://owner/repo/file.gguf" in answer["message"]
+
+
+@pytest.mark.parametrize("name", ["acme/encoder", "hf://acme/encoder@main"])
+def test_a_folder_is_fetched_once_without_what_decides_nothing_and_without_pickles(
+    hub: Hub, tmp_path: Path, name: str
+) -> None:
+    first = resolve(hub, tmp_path, name, "folder")
+    wanted = ["1_Pooling/config.json", "config.json", "model.safetensors"]
+    assert sorted(hub.fetched) == wanted
+    assert sorted(str(path.relative_to(first["path"])) for path in Path(first["path"]).rglob("*.*")) == wanted
+    assert resolve(hub, tmp_path, name, "folder") == first
+    assert len(hub.fetched) == 3
+    assert (f"to keep this one write {name}@{COMMIT}" in first["log"]) == ("@" not in name)
+    offline = resolve(hub, tmp_path, name, "folder", HF_HUB_OFFLINE="1")
+    assert offline["sha256"] == first["sha256"]
+
+
+def test_a_repository_that_is_not_there_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+    answer = resolve(hub, tmp_path, "acme/nothing", "folder")
+    assert answer["error"] == "ModelNotFoundError"
+    assert "acme/nothing" in answer["message"]

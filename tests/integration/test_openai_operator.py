@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.made_pictures import RED, png
 
 pytestmark = pytest.mark.integration
 
@@ -119,3 +122,40 @@ def test_a_server_that_still_loads_its_model_is_tried_again(
         retry_delay=datetime.timedelta(0),
     )
     assert (instance.state, instance.try_number) == ("success", 2)
+
+
+@pytest.mark.parametrize("kind", ["generate", "classify"])
+def test_rows_with_pictures_of_a_folder_that_the_run_names(
+    run_dag: Callable[..., Any], server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_mullama.operators import MullamaClassifyOperator, MullamaGenerateOperator
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    folder = tmp_path / "photos" / "2026-11-01"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(png(RED))
+    pq.write_table(pa.table({"photo": ["a.png", "../a.png"]}), tmp_path / "in.parquet")
+    arguments: dict[str, Any] = {
+        "task_id": "job",
+        "model": MODEL,
+        "engine": "openai",
+        "engine_options": {"endpoint": server.url},
+        "input_path": str(tmp_path / "in.parquet"),
+        "output_path": str(tmp_path / "out.parquet"),
+        "image_columns": ["{{ params.column }}"],
+        "image_root": str(tmp_path / "photos") + "/{{ params.day }}",
+        "max_error_ratio": 1.0,
+    }
+    params = {"column": "photo", "day": "2026-11-01"}
+    with DAG(f"pictures_{kind}", schedule=None, start_date=START, params=params) as dag:
+        if kind == "generate":
+            MullamaGenerateOperator(prompt_template="What is it?", **arguments)
+        else:
+            MullamaClassifyOperator(labels=["cat", "dog"], max_retries=0, **arguments)
+    assert run_dag(dag).get_task_instance("job").state == "success"
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert rows[1]["error_type"] == "unreadable_image"
+    shown = [one.pictures for one in server.asked if one.path.endswith("completions") and one.text != "Say hello."]
+    assert shown[0] == [("image/png", png(RED))]

@@ -13,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.storage.vector_columns import stored_type
+from airflow_mullama import fail_points, run_job
+from airflow_mullama.jobs.generate import GenerateJob
+from airflow_mullama.storage.parquet.vector_columns import stored_type
+from airflow_mullama.writer import Writer
 
 pytestmark = pytest.mark.integration
 
@@ -86,6 +89,35 @@ def test_progress_lies_in_the_state_store(run_operator: RunOperator, tmp_path: P
     )
     progress = stored_value(instance, "progress")
     assert (progress["done"], progress["total"], progress["errors"]) == (3, 3, 0)
+    assert stored_value(instance, "manifest") == instance.xcom_pull(task_ids="job")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"prompt_column": "txt"}, "MissingColumnError", "has no column 'txt'"),
+        ({"prompt_column": "text", "max_error_ratio": 0.0}, "ErrorBudgetExceededError", "in.parquet failed (1 engine_"),
+        ({"prompt_column": "text", "max_tokens": 0}, "ConfigurationError", "max_tokens is 0"),
+    ],
+)
+def test_why_a_task_failed_lies_in_the_state_store(
+    run_operator: RunOperator, tmp_path: Path, write_parquet: Any, arguments: Any, error: str, sentence: str
+) -> None:
+    pytest.importorskip("airflow.models.task_state_store", reason="Airflow 3.3 and newer have a task state store")
+    source = write_parquet(tmp_path / "in.parquet", ["one", "two"])
+    instance = run_operator(
+        "MullamaGenerateOperator",
+        input_path=str(source),
+        output_path=str(tmp_path / "out.parquet"),
+        model="echo",
+        engine_options={"faults": {"fail": [1]}},
+        max_retries=0,
+        **arguments,
+    )
+    assert instance.state == "failed"
+    failure = stored_value(instance, "failure")
+    assert failure["error"] == error
+    assert sentence in failure["message"]
 
 
 def test_a_list_of_inputs_gives_one_manifest_with_its_partitions(
@@ -174,7 +206,7 @@ def test_a_connection_gives_defaults_and_arguments_win(
 
 
 def test_execution_timeout_keeps_what_is_finished(
-    run_operator: RunOperator, tmp_path: Path, write_parquet: Any, no_worker_left: None
+    run_operator: RunOperator, tmp_path: Path, write_parquet: Any, no_worker_left: None, time_is_up: None
 ) -> None:
     source = write_parquet(tmp_path / "in.parquet", [f"row {row}" for row in range(400)])
     arguments: dict[str, Any] = {
@@ -188,7 +220,7 @@ def test_execution_timeout_keeps_what_is_finished(
     instance = run_operator(
         "MullamaGenerateOperator",
         engine_options=slow,
-        execution_timeout=datetime.timedelta(seconds=4),
+        execution_timeout=datetime.timedelta(hours=1),
         **arguments,
     )
     assert instance.state == "failed"
@@ -221,7 +253,7 @@ def test_the_ticket_tagger_is_right_on_held_out_tickets(run_operator: RunOperato
 
 
 def test_minilm_gives_the_reference_vectors(run_operator: RunOperator, tmp_path: Path) -> None:
-    from airflow_mullama.demo.minilm import DemoModelUnavailableError
+    from airflow_mullama.models.minilm import DemoModelUnavailableError
     from airflow_mullama.models.resolve import locate_model
 
     try:
@@ -245,23 +277,34 @@ def test_minilm_gives_the_reference_vectors(run_operator: RunOperator, tmp_path:
     assert cosines.min() >= 0.999
 
 
-@pytest.mark.parametrize(
-    ("inputs", "place"),
-    [
-        (["/a.parquet", "/b.parquet"], {"input_number": 2, "input_count": 2}),
-        (["/a", "/c"], {}),  # the partition is one of those below a directory
-        ("/b.parquet", {}),
-    ],
-)
-def test_progress_says_which_of_a_list_of_inputs_it_is_of(inputs: Any, place: dict[str, int]) -> None:
-    from airflow_mullama.operators.progress import PROGRESS_KEY, TaskListener
-    from airflow_mullama.progress import Snapshot
+@pytest.mark.parametrize(("template", "state"), [("{text}", "success"), ("new {text}", "failed")])
+def test_what_becomes_of_a_task_whose_output_another_attempt_published_meanwhile(
+    run_operator: RunOperator,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    write_parquet: Any,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    template: str,
+    state: str,
+) -> None:
+    """Of the same work, it is done; what newer work left is not replaced by a retry."""
+    source, output = write_parquet(tmp_path / "in.parquet", ["one"]), tmp_path / "out.parquet"
+    dag_id = "".join(character if character.isalnum() else "_" for character in request.node.name) + "_1"
 
-    kept: dict[str, Any] = {}
+    def publish_another(step: str) -> None:
+        if step == "publish":
+            monkeypatch.undo()
+            job = GenerateJob(model="echo", prompt_template=template)
+            run_job(job, source, output, writer=Writer(dag_id, "job"), listeners=[])
 
-    class Store:
-        set = kept.__setitem__
-
-    snapshot = Snapshot(1, 2, 0, 1.0, 1.0, 1.0, "/b.parquet")
-    TaskListener({"task_state_store": Store()}, inputs).progress(snapshot)
-    assert kept == {PROGRESS_KEY: {**snapshot.to_json(), **place}}
+    monkeypatch.setattr(fail_points, "observer", publish_another)
+    arguments = {"input_path": str(source), "output_path": str(output), "prompt_template": "{text}", "model": "echo"}
+    instance = run_operator("MullamaGenerateOperator", retries=3, **arguments)
+    assert (instance.dag_id, instance.state, instance.try_number) == (dag_id, state, 1)
+    if state == "success":
+        assert instance.xcom_pull(task_ids="job")["skipped"] == "up_to_date"
+    else:
+        assert "The other one began later" in capfd.readouterr().out + caplog.text
+    assert pq.read_table(output)["response"].to_pylist() == [template.format(text="one")]

@@ -119,6 +119,79 @@ def test_partitions_of_a_range_are_grouped_named_and_summed_up(
     assert (summary["missing_count"], summary["missing"], summary["skipped_count"]) == (0, [], 0)
 
 
+@pytest.mark.parametrize("decorated", [False, True])
+def test_a_mapped_task_has_its_partitions_name_while_it_computes(
+    new_dag: Callable[[], Any],
+    run_dag: Callable[..., Any],
+    lake: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decorated: bool,
+) -> None:
+    import airflow_mullama.run
+    from airflow_mullama.decorators import mullama_generate_task
+    from airflow_mullama.operators import MullamaGenerateOperator
+
+    names = {}
+    run_job = airflow_mullama.run.run_job
+
+    def look_and_run(*arguments: Any, **keywords: Any) -> Any:
+        map_index = keywords["writer"].map_index
+        names[map_index] = named(run_dag_id, map_index)
+        return run_job(*arguments, **keywords)
+
+    monkeypatch.setattr(airflow_mullama.run, "run_job", look_and_run)
+    arguments = {
+        "map_index_template": "{{ partition }}",
+        "output_path": str(tmp_path / "out"),
+        "prompt_column": "text",
+        "model": "echo",
+    }
+    days = [str(lake / f"ds={day}") for day in DAYS[:2]]
+    with new_dag() as dag:
+        if decorated:
+            mullama_generate_task(task_id="job", **arguments)(lambda day: day).expand(day=days)
+        else:
+            MullamaGenerateOperator.partial(task_id="job", **arguments).expand(input_path=days)
+    run_dag_id = dag.dag_id
+    assert run_dag(dag).state == "success"
+    assert names == {0: "ds=2026-01-01", 1: "ds=2026-01-02"}
+
+
+def named(dag_id: str, map_index: int) -> str | None:
+    """What Airflow's database calls a mapped task."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.map_index == map_index)
+        return session.scalars(query).one().rendered_map_index
+
+
+def test_one_task_of_many_partitions_leaves_a_manifest_of_bounded_size(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], tmp_path: Path, write_parquet: Any
+) -> None:
+    from airflow_mullama.operators import MullamaGenerateOperator, MullamaSummaryOperator
+
+    for number in range(90):
+        write_parquet(tmp_path / "many" / f"part={number:02d}" / "a.parquet", ["a row"])
+    with new_dag() as dag:
+        answered = MullamaGenerateOperator(
+            task_id="job",
+            input_path=str(tmp_path / "many"),
+            output_path=str(tmp_path / "out"),
+            prompt_column="text",
+            model="echo",
+        )
+        MullamaSummaryOperator(task_id="summary", manifests=answered.output)
+    run = run_dag(dag)
+    manifest, summary = xcom(run, "job"), xcom(run, "summary")
+    assert len(json.dumps(manifest)) <= 64_000
+    assert 0 < len(manifest["partitions"]) < manifest["partition_count"] == 90
+    assert (summary["rows"], summary["partition_count"], summary["missing_count"]) == (90, 90, 0)
+
+
 def test_the_function_can_be_called_by_taskflow(
     new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path
 ) -> None:
@@ -234,13 +307,16 @@ def test_the_budget_of_the_whole(
         assert sentence in capfd.readouterr().out + caplog.text
 
 
-@pytest.mark.parametrize("arguments", [{"max_missing": -1}, {"max_error_ratio": 2}, {"max_error_ratio": "1"}])
+@pytest.mark.parametrize(
+    "arguments", [{"max_missing": -1}, {"max_error_ratio": 2}, {"max_error_ratio": "{{ 'most' }}"}]
+)
 def test_a_budget_that_is_none_is_named(
     pipeline: Callable[..., Any], lake: Path, arguments: dict[str, Any], caplog: Any, capfd: Any
 ) -> None:
     run = pipeline({"input_path": str(lake), "where": {"ds": DAYS[0]}}, summary=arguments)
     assert run.state == "failed"
     ((name, value),) = arguments.items()
+    value = "most" if isinstance(value, str) else value
     assert f"{name} is {value!r}; it must be a" in capfd.readouterr().out + caplog.text
 
 
@@ -263,6 +339,67 @@ def test_a_summary_of_several_tasks_mapped_or_not(
     summary = xcom(run, "summary")
     assert (summary["rows"], summary["partition_count"]) == (3 * ROWS, 3)
     assert summary["missing"] == ["embed[2]"]
+
+
+@pytest.mark.parametrize("failed", ["tag_1", "tag[1]"])
+def test_a_failed_task_is_missing_also_where_airflow_has_one_name_for_two(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path, failed: str
+) -> None:
+    """Airflow calls the state of index 1 of the mapped task `tag` as it calls that of a task `tag_1`."""
+    from airflow_mullama.operators import MullamaGenerateOperator, MullamaSummaryOperator
+
+    days = {one: str(lake / f"ds={day}") for one, day in zip(("tag[0]", "tag[1]", "tag_1"), DAYS, strict=False)}
+    days[failed] = str(lake / "ds=2026-02-01")
+    with new_dag() as dag:
+        mapped = MullamaGenerateOperator.partial(
+            task_id="tag", output_path=str(tmp_path / "tag"), prompt_column="text", model="echo"
+        ).expand(input_path=[days["tag[0]"], days["tag[1]"]])
+        plain = MullamaGenerateOperator(
+            task_id="tag_1",
+            input_path=days["tag_1"],
+            output_path=str(tmp_path / "tag_1"),
+            prompt_column="text",
+            model="echo",
+        )
+        MullamaSummaryOperator(task_id="summary", manifests=[mapped.output, plain.output])
+    run = run_dag(dag)
+    assert run.state == "failed"
+    assert xcom(run, "summary", "summary")["missing"] == [failed]
+
+
+def test_a_task_that_leaves_no_manifest_is_missing(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path
+) -> None:
+    from airflow_mullama.operators import MullamaGenerateOperator, MullamaSummaryOperator
+
+    arguments = {"prompt_column": "text", "model": "echo", "do_xcom_push": False}
+    with new_dag() as dag:
+        plain = MullamaGenerateOperator(
+            task_id="plain", input_path=str(lake / "ds=2026-01-01"), output_path=str(tmp_path / "plain"), **arguments
+        )
+        mapped = MullamaGenerateOperator.partial(
+            task_id="mapped", output_path=str(tmp_path / "mapped"), **arguments
+        ).expand(input_path=[str(lake / f"ds={day}") for day in DAYS[1:3]])
+        MullamaSummaryOperator(task_id="of_plain", manifests=plain.output)
+        MullamaSummaryOperator(task_id="of_mapped", manifests=mapped.output)
+    run = run_dag(dag)
+    assert states(run)["plain", -1] == states(run)["mapped", 1] == "success"
+    assert xcom(run, "of_plain", "summary")["missing"] == ["plain"]
+    assert xcom(run, "of_mapped", "summary")["missing"] == ["mapped[0]", "mapped[1]"]
+
+
+def test_what_is_no_manifest_is_not_counted_as_nothing(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], caplog: Any, capfd: Any
+) -> None:
+    from airflow.sdk import task
+
+    from airflow_mullama.operators import MullamaSummaryOperator
+
+    with new_dag() as dag:
+        reference = task(task_id="reference")(lambda: "s3://xcoms/of/a/backend.json")
+        MullamaSummaryOperator(task_id="summary", manifests=[reference()])
+    assert run_dag(dag).state == "failed"
+    assert "manifests holds something that is no manifest" in capfd.readouterr().out + caplog.text
 
 
 @pytest.mark.parametrize(
@@ -373,8 +510,126 @@ def test_a_summary_says_what_it_counted(pipeline: Callable[..., Any], lake: Path
 
 def test_a_scheme_that_airflow_does_not_know_is_left_to_fsspec(airflow_home: Path) -> None:
     from airflow_mullama.errors import ConfigurationError
-    from airflow_mullama.operators.filesystems import resolve_in_task
+    from airflow_mullama.hooks.filesystems import resolve_in_task
 
     assert resolve_in_task("memory://lake/ds=1/").path.strip("/") == "lake/ds=1"
-    with pytest.raises(ConfigurationError, match="'memory://somebody@lake' cannot be used"):
+    with pytest.raises(ConfigurationError, match="'memory://lake' cannot be used"):
         resolve_in_task("memory://somebody@lake")
+
+
+def test_mapped_tasks_that_would_meet_are_refused_before_a_row(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path, started_workers: Any
+) -> None:
+    from airflow.sdk import task, task_group
+
+    from airflow_mullama.decorators import mullama_generate_task
+    from airflow_mullama.operators import MullamaGenerateOperator
+
+    day, other = str(lake / "ds=2026-01-01"), str(lake / "ds=2026-01-02")
+    prompts = ["A {text}", "B {text}"]
+    common = {"model": "echo", "map_index_template": None}
+
+    def mapped(task_id: str, **arguments: Any) -> Any:
+        return MullamaGenerateOperator.partial(task_id=task_id, **common, **arguments)
+
+    with new_dag() as dag:
+
+        @task
+        def listed() -> list[str]:
+            return prompts
+
+        @task_group
+        def each(prompt: str) -> None:
+            MullamaGenerateOperator(
+                task_id="inside", prompt_template=prompt, input_path=day, output_path=str(tmp_path / "group"), **common
+            )
+
+        @mullama_generate_task(
+            task_id="function", model="echo", prompt_column="text", output_path=f"{tmp_path}/f.parquet"
+        )
+        def paths(path: str) -> str:
+            return path
+
+        same = {"input_path": day, "output_path": str(tmp_path / "same")}
+        mapped("prompts", **same).expand(prompt_template=prompts)
+        mapped("from_a_task", **same).expand(prompt_template=listed())
+        mapped("templates", input_path=day, output_path=f"{tmp_path}/{{{{ ds }}}}").expand(prompt_template=prompts)
+        mapped("one_file", prompt_column="text", output_path=str(tmp_path / "one.parquet")).expand(
+            input_path=[day, other]
+        )
+        mapped("same_name", prompt_column="text", output_path=str(tmp_path / "names")).expand(
+            input_path=[f"{lake}/ds=2026-01-01/../ds=2026-01-01", day]
+        )
+        mapped("kwargs").expand_kwargs([{**same, "prompt_template": prompt} for prompt in prompts])
+        each.expand(prompt=prompts)
+        paths.expand(path=[day, other])
+    run = run_dag(dag)
+    refused = {name: state for name, state in states(run).items() if name[0] != "listed"}
+    assert set(refused.values()) == {"failed"}
+    assert len(refused) == 16
+    assert len(started_workers) == 0
+
+
+def test_mapped_tasks_with_outputs_of_their_own_run(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path
+) -> None:
+    from airflow_mullama.operators import MullamaGenerateOperator
+
+    day = str(lake / "ds=2026-01-01")
+    with new_dag() as dag:
+        MullamaGenerateOperator.partial(
+            task_id="prompts", input_path=day, output_path=f"{tmp_path}/{{{{ ti.map_index }}}}", model="echo"
+        ).expand(prompt_template=["A {text}", "B {text}"])
+        MullamaGenerateOperator.partial(
+            task_id="days", output_path=str(tmp_path / "days"), prompt_column="text", model="echo"
+        ).expand(input_path=[day, str(lake / "ds=2026-01-02")])
+    assert run_dag(dag).state == "success"
+    assert written(tmp_path / "days") == ["ds=2026-01-01", "ds=2026-01-02"]
+    stored = pq.read_metadata(tmp_path / "1" / "ds=2026-01-01" / "part-00000.parquet").metadata[b"airflow_mullama"]
+    assert json.loads(stored)["writer"] == {"dag_id": dag.dag_id, "task_id": "prompts", "map_index": 1}
+
+
+def test_a_budget_that_no_retry_can_keep_fails_at_once(
+    new_dag: Callable[[], Any], run_dag: Callable[..., Any], lake: Path, tmp_path: Path
+) -> None:
+    from airflow_mullama.operators import MullamaGenerateOperator
+
+    with new_dag() as dag:
+        MullamaGenerateOperator(
+            task_id="job",
+            model="echo",
+            input_path=str(lake / f"ds={DAYS[0]}"),
+            output_path=str(tmp_path / "out"),
+            prompt_column="text",
+            engine_options={"n_ctx": 2},
+            retries=3,
+        )
+    run = run_dag(dag)
+    instance = run.get_task_instance("job")
+    assert (instance.state, instance.try_number) == ("failed", 1)
+    assert xcom(run, "job", "manifest")["error_types"] == {"prompt_too_long": ROWS}
+
+
+def test_a_budget_is_of_all_mapped_tasks_together_and_each_ends_without_a_retry(
+    pipeline: Callable[..., Any],
+    tmp_path: Path,
+    write_parquet: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for day in DAYS[:2]:
+        write_parquet(tmp_path / "long" / f"ds={day}" / "a.parquet", [f"{day} {row}" for row in range(3000)])
+    listing, generate = {"input_path": str(tmp_path / "long")}, {"engine_options": {"n_parallel": 2}}
+    run = pipeline(listing, generate={**generate, "max_tokens_total": "{{ 400 }}", "retries": 3})
+    for index in range(2):
+        instance = run.get_task_instance("job", map_index=index)
+        assert (instance.state, instance.try_number) == ("failed", 1)
+    said = capfd.readouterr().out + caplog.text
+    assert said.count("of max_tokens_total=200)") >= 2
+    assert "of max_tokens_total=400)" not in said
+    assert set(written(tmp_path / "out")) == {"_mullama_stage"}  # durable, and nothing is published
+    rest = pipeline(listing, generate=generate)
+    for index in range(2):
+        manifest = xcom(rest, "job", map_index=index)
+        assert manifest["rows"] == 3000
+        assert 0 < manifest["resumed_rows"] < 3000

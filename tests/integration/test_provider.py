@@ -26,14 +26,27 @@ installed = pytest.mark.skipif(not is_installed(), reason="Airflow finds provide
 
 Airflow = Callable[..., "subprocess.CompletedProcess[str]"]
 
+RUN_COMMANDS = """
+import contextlib, io, json, shlex, sys
+from airflow.__main__ import main
+for command in sys.argv[1:]:
+    sys.argv = ["airflow", *shlex.split(command)]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            main()
+    finally:
+        print(json.dumps(printed.getvalue()))
+"""
+
 
 @pytest.fixture
 def airflow(airflow_home: Path) -> Airflow:
-    """Run a command of Airflow's, with further environment variables."""
+    """Run commands of Airflow's in one process, with further environment variables; what each printed is one line."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*commands: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
+            [sys.executable, "-c", RUN_COMMANDS, *commands],
             env={**os.environ, "COLUMNS": "400", "AIRFLOW__CORE__TEST_CONNECTION": "Enabled", **environment},
             capture_output=True,
             text=True,
@@ -45,17 +58,21 @@ def airflow(airflow_home: Path) -> Airflow:
 
 @installed
 def test_the_provider_is_listed_with_what_it_brings(airflow: Airflow) -> None:
-    provider = json.loads(airflow("providers", "get", "airflow-mullama", "--full", "--output", "json").stdout)[0]
+    done = airflow(
+        "providers get airflow-mullama --full --output json",
+        "providers hooks --output json",
+        "providers links",
+        "config list --section mullama",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    provider, hooks, links, settings = map(json.loads, done.stdout.splitlines()[-4:])
+    (provider,) = json.loads(provider)
     assert provider["package-name"] == "airflow-mullama"
     assert provider["name"] == "Mullama"
-    (hook,) = [
-        one
-        for one in json.loads(airflow("providers", "hooks", "--output", "json").stdout)
-        if one["connection_type"] == "mullama"
-    ]
+    (hook,) = [one for one in json.loads(hooks) if one["connection_type"] == "mullama"]
     assert hook["class"] == "airflow_mullama.hooks.mullama.MullamaHook"
-    assert "airflow_mullama.operators.links.MullamaOutputLink" in airflow("providers", "links").stdout
-    assert "connection_test_seconds" in airflow("config", "list", "--section", "mullama").stdout
+    assert "airflow_mullama.operators.links.MullamaOutputLink" in links
+    assert "connection_test_seconds" in settings
 
 
 @installed
@@ -73,6 +90,6 @@ def test_a_connection_is_tested_from_the_command_line(airflow: Airflow) -> None:
         ("/no/such.gguf", 1, "The model '/no/such.gguf' does not exist"),
     ):
         connection = json.dumps({"conn_type": "mullama", "extra": {"model": model, "n_parallel": 2}})
-        tested = airflow("connections", "test", "gpu_box", AIRFLOW_CONN_GPU_BOX=connection)
+        tested = airflow("connections test gpu_box", AIRFLOW_CONN_GPU_BOX=connection)
         assert tested.returncode == status, tested.stdout + tested.stderr
         assert sentence in tested.stdout

@@ -7,8 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import shutil
-import socket
-import threading
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mullama.demo.airflow_server import AirflowServer
+from airflow_mullama.demo.airflow.server import AirflowServer
 from airflow_mullama.demo.lake import write_lake
+from tests.integration.statsd_listener import StatsdListener
 
 # Airflow itself is not imported here: a test session has one home for it, and the server has another.
 AIRFLOW = tuple(map(int, importlib.metadata.version("apache-airflow-core").split(".")[:2]))
@@ -84,46 +83,6 @@ def is_installed() -> bool:
 installed = pytest.mark.skipif(not is_installed(), reason="Airflow finds providers that are installed (make test)")
 
 
-class StatsdListener:
-    """Keeps what is sent to a UDP port."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self._lock = threading.Lock()
-        self._lines: list[str] = []
-        self._thread = threading.Thread(target=self._listen)
-
-    def __enter__(self) -> StatsdListener:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"", ("127.0.0.1", self.port))  # an empty datagram ends it
-        self._thread.join()
-        self._socket.close()
-
-    def _listen(self) -> None:
-        while datagram := self._socket.recv(65_536):
-            with self._lock:
-                self._lines.extend(datagram.decode().splitlines())
-
-    def values(self, task_id: str) -> dict[str, float]:
-        """The numbers of one task, by name; those sent more than once are added up."""
-        found: dict[str, float] = {}
-        with self._lock:
-            lines = list(self._lines)
-        for line in lines:
-            name, _, value = line.partition(":")
-            name, *tags = name.split(",")
-            if name.startswith("airflow.mullama.") and {"dag_id=watched", f"task_id={task_id}"} <= set(tags):
-                name = name.removeprefix("airflow.mullama.")
-                found[name] = found.get(name, 0.0) + float(value.split("|")[0])
-        return found
-
-
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = tmp_path_factory.mktemp("lake")
@@ -151,7 +110,11 @@ def events_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(
-    lake: Path, listener: StatsdListener, events_file: Path, tmp_path_factory: pytest.TempPathFactory
+    lake: Path,
+    listener: StatsdListener,
+    events_file: Path,
+    migrated_home: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowServer]:
     dags = tmp_path_factory.mktemp("dags")
     (dags / "watched.py").write_text(DAG_FILE.format(lake=str(lake)))
@@ -168,7 +131,7 @@ def server(
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
         "AIRFLOW__MULLAMA__OUTPUT_LINK": "https://lake.example.com/{scheme}/{path}",
     }
-    home = tmp_path_factory.mktemp("home")
+    home = migrated_home(tmp_path_factory.mktemp("airflow") / "home")
     with AirflowServer(home, dags=dags, environment=environment, parallelism=4) as server:
         server.wait_for_dags(["watched", "generate_then_embed"])
         yield server
@@ -273,6 +236,12 @@ def test_metrics_reach_statsd(watched: Watched, listener: StatsdListener, eventu
     eventually(lambda: "engine_duration" in listener.values("keyed"), seconds=30)
     assert listener.values("keyed")["rows.success"] == 12
 
+    # Airflow's own, which tell of tasks that failed before they wrote anything.
+    tags = {"dag_id=watched", "task_id=over_budget"}
+    seen = [set(line.partition(":")[0].split(",")) for line in listener.lines()]
+    assert {"airflow.operator_failures", "operator_name=MullamaGenerateOperator", *tags} in seen
+    assert {"airflow.ti.finish", "state=failed", *tags} in seen
+
 
 def events(file: Path, task_id: str, kind: str) -> list[dict[str, Any]]:
     """OpenLineage events of a kind of one task."""
@@ -333,7 +302,15 @@ def test_lineage_of_a_task_that_wrote_nothing(
 def test_the_ui_has_the_connections_form(server: AirflowServer) -> None:
     (form,) = [one for one in server.client.get("/ui/connections/hook_meta") if one["connection_type"] == "mullama"]
     assert form["hook_name"] == "Mullama"
-    assert list(form["extra_fields"]) == ["model", "engine", "n_gpu_layers", "n_ctx", "n_parallel", "endpoint"]
+    assert list(form["extra_fields"]) == [
+        "model",
+        "model_sha256",
+        "engine",
+        "n_gpu_layers",
+        "n_ctx",
+        "n_parallel",
+        "endpoint",
+    ]
     assert form["extra_fields"]["n_ctx"]["schema"]["title"] == "Context"
     assert form["standard_fields"]["password"]["title"] == "API key"
     assert form["standard_fields"]["host"]["hidden"] is True
