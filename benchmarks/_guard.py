@@ -1,5 +1,5 @@
 """Ratios that must not get worse, checked in minutes. Counts are held tightly; what other work on the machine can move
-is held loosely, so that only a real change is told."""
+is held loosely, so that only a real change is reported."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from duplicate_rows import gain
 from generation_throughput import share_of_limit
 from prefix_reuse import evaluated_over_least
 from row_overhead import overhead
+from row_weight_memory import peak_over_bound
 
 
 def main() -> None:
+    rows = overhead(50_000)
     one_prefix, many_prefixes = evaluated_over_least(600)
     checks = [
         ("evaluated prompt tokens over the least, one prefix", one_prefix <= 1.05),
         ("evaluated prompt tokens over the least, many prefixes", many_prefixes <= 4.0),
         ("duplicates over rows that differ", gain(1500) >= 3.0),
         ("rows per CPU second over a bare server", share_of_limit(800, 16, "demo:ticket-tagger") >= 0.75),
-        ("CPU seconds of embedding without an engine over pyarrow's", overhead(50_000)["embed"] <= 3.0),
+        ("peak memory for rows of 10 MB over its bound", peak_over_bound(10_000_000, 200_000_000) <= 1.0),
+        ("CPU of a task that embeds, without a model, over pyarrow's", rows["embed"].task_over_pyarrow <= 5),
+        ("CPU of a worker that embeds over its engine's, echo", rows["embed"].worker_over_engine <= 4.0),
+        ("CPU of a worker that generates over its engine's, echo", rows["generate"].worker_over_engine <= 4.0),
     ]
     worse = [name for name, good in checks if not good]
     if worse:

@@ -1,4 +1,4 @@
-"""A model of a size that is used: random weights in the shape of a Llama, with the ticket tagger's tokenizer.
+"""A model of a realistic size: random weights in the shape of a Llama, with the ticket tagger's tokenizer.
 
 It says nothing sensible, though only in letters, and always as much as it may; what it costs is what counts.
 """

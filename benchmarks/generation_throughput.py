@@ -23,30 +23,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from _larger_model import write_larger_model
+from _tickets import ticket_texts
 
 from airflow_mullama import GenerateJob, run_partition
-from airflow_mullama.demo.tickets import PROMPT_TEMPLATE, generate_tickets
+from airflow_mullama.demo.tickets import PROMPT_TEMPLATE
 from airflow_mullama.engines.base import EngineSettings
 from airflow_mullama.models.resolve import resolve_model
 
 MAX_TOKENS = 48
-SEED = 20_261_123
-
-
-def ticket_texts(rows: int) -> list[str]:
-    """Tickets that differ, so that no prompt cache flatters anybody."""
-    texts: dict[str, None] = {}
-    for ticket in generate_tickets(rows * 2, seed=SEED):
-        texts.setdefault(ticket.text)
-    return list(texts)[:rows]
 
 
 def bare_server(rows: int, n_parallel: int, model: str) -> None:
-    """In a process of its own, because a server does not end well in one that goes on."""
-    from airflow_mullama.engines.llamacpp import LlamaCppEngine
+    """In a process of its own, because a server does not shut down cleanly in one that goes on."""
+    from airflow_mullama.engines.llamacpp.engine import LlamaCppEngine
 
     settings: dict[str, Any] = {"system_prompt": None, "chat": None, "max_tokens": MAX_TOKENS, "sampling": {}}
-    engine = LlamaCppEngine(EngineSettings("generate", model, {"n_parallel": n_parallel, "n_threads": 1}, settings))
+    options, scratch = {"n_parallel": n_parallel, "n_threads": 1}, tempfile.mkdtemp()
+    engine = LlamaCppEngine(EngineSettings("generate", model, options, settings, scratch=scratch))
     bodies = [
         {
             "messages": [{"role": "user", "content": PROMPT_TEMPLATE.format(text=text)}],

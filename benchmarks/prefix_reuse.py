@@ -47,16 +47,17 @@ def tokenized(texts: Sequence[str]) -> list[list[int]]:
     settings = {"system_prompt": None, "chat": None, "max_tokens": 4, "sampling": {}}
     path = resolve_model("demo:ticket-tagger").path
     # Imported late: it is the engine's own tokenizer that counts.
-    from airflow_mullama.engines.llamacpp import LlamaCppEngine
+    from airflow_mullama.engines.llamacpp.engine import LlamaCppEngine
 
-    engine = LlamaCppEngine(EngineSettings("generate", path, {"n_parallel": 1, "n_ctx": N_CTX}, settings))
+    options, scratch = {"n_parallel": 1, "n_ctx": N_CTX}, tempfile.mkdtemp()
+    engine = LlamaCppEngine(EngineSettings("generate", path, options, settings, scratch=scratch))
     prepared = engine.prepare([Request(row, 1, text) for row, text in enumerate(texts)])
     engine.close()
     return [one.tokens or [] for one in prepared if isinstance(one, Request)]
 
 
 def least_tokens(tokens: Sequence[Sequence[int]], *, once_per_slot: bool) -> int:
-    """What must be evaluated: of each row what no row before it began with alike; a shared head once per slot."""
+    """What must be evaluated: of each row, what no earlier row began with; a shared beginning once per slot."""
     head = 0
     while all(row[head] == tokens[0][head] for row in tokens):
         head += 1
