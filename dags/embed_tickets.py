@@ -41,7 +41,7 @@ def embed_tickets() -> None:
         model="demo:minilm",  # or the path or URL of another embedding model's GGUF file
     ).expand_kwargs(partitions())
 
-    # Runs also if a partition failed, and then fails itself: the last task decides whether the run is green.
+    # Also runs if a partition failed, and then fails itself: the last task decides whether the run is green.
     MullamaSummaryOperator(task_id="summary", manifests=embedded.output)
 
 

@@ -51,5 +51,5 @@ with DAG(
         max_tokens=48,
     ).expand_kwargs(partitions.output)
 
-    # Runs also if a task failed, and then fails itself: the last task decides whether the run is green.
+    # Also runs if a task failed, and then fails itself: the last task decides whether the run is green.
     MullamaSummaryOperator(task_id="summary", manifests=tagged.output, max_error_ratio=0.05)

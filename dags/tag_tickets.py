@@ -65,7 +65,7 @@ def tag_tickets() -> None:
         output_schema=TAGS,
     ).expand_kwargs(partitions())
 
-    # Runs also if a partition failed, and then fails itself: the last task decides whether the run is green.
+    # Also runs if a partition failed, and then fails itself: the last task decides whether the run is green.
     MullamaSummaryOperator(task_id="summary", manifests=tagged.output)
 
 
