@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -147,7 +146,7 @@ class Fleet:
     def _start(self) -> None:
         self.redis.start()
         self.database.start()
-        wait_for(lambda: _listens(self._database_port), "PostgreSQL")
+        wait_for(self._database_answers, "PostgreSQL")
         self._ask("CREATE DATABASE airflow", database="postgres")
         migration = airflow("migration", "db", "migrate", environment=self.environment, home=self._home)
         migration.start()
@@ -189,6 +188,13 @@ class Fleet:
         finally:
             connection.close()
 
+    def _database_answers(self) -> bool:
+        """PostgreSQL listens before it answers: for a moment it only says that it is starting up."""
+        try:
+            return bool(self._ask("SELECT 1", database="postgres"))
+        except psycopg2.OperationalError:
+            return False
+
     def close(self) -> None:
         for service in self.services:
             service.kill()
@@ -199,9 +205,3 @@ class Fleet:
             state = "runs" if service.is_running else "has ended"
             lines = service.text().splitlines()[-TAIL_LINES:]
             sys.stdout.write(f"\n== {service.name} {state}; its log ends with:\n" + "\n".join(lines) + "\n")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0
