@@ -101,10 +101,18 @@ class LatencyProxy:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
+        # Connections that are just being accepted have no writer yet, and a server that is closed leaves them open: it
+        # accepts no further ones, `_accept` ends these, and only then it is closed.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        connections = set(self._writers.values())
+        if accepting := asyncio.all_tasks() - connections - {asyncio.current_task()}:
+            await asyncio.wait(accepting)
         server.close()
-        for writer in self._writers:  # also those that have not begun, or whose client has stopped reading
-            writer.transport.abort()
-        await asyncio.sleep(0)
+        for writer, connection in self._writers.items():
+            writer.transport.abort()  # its client may have stopped reading
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport closes its socket in the loop's next round
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._stop.is_set():  # it came while the others were ended
@@ -143,7 +151,7 @@ class LatencyProxy:
             has_body = method != "HEAD" and status not in (204, 304)
             answer = await _body(server, answer_headers, until_closed=True) if has_body else b""
         finally:
-            to_server.close()
+            to_server.transport.abort()
         if has_body:
             answer_head = _with_length(answer_head, len(answer))
         kind, key = _kind(method, target, headers)
