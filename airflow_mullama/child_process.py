@@ -89,6 +89,9 @@ def needed_environment(further: Collection[str] = ()) -> dict[str, str]:
     # llama.cpp's OpenMP threads wait for each other by spinning; where other work shares the cores, that made embedding
     # ten times slower (measured), and sleeping costs nothing that could be measured.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The threads that NumPy's OpenBLAS starts when it is imported, one for each core, spin for a tenth of a second:
+    # a third of the CPU time that a worker took to start (measured). 2^4 cycles is the least there is.
+    environment.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # When llama.cpp aborts, it calls the machine's debugger, if there is one: slow, and its frames would be taken for
     # the engine's last words.
     environment.setdefault("GGML_NO_BACKTRACE", "1")

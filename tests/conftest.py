@@ -37,11 +37,14 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
+# The idle threads of NumPy's OpenBLAS spin for a tenth of a second in each process that imports it, and tests start
+# thousands; a worker of this package sets it itself.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 # A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORKER_MODULE = "airflow_mullama.worker"
-DAGS = Path(__file__).parents[1] / "dags"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,9 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]  # whatever belongs to another Airflow of this machine
     home = tempfile.mkdtemp(prefix="airflow-home-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    # Every `dag.test()` reads and stores the whole folder again: it is empty, and tests load and store what they run.
+    dags = Path(home) / "dags"
+    dags.mkdir()
     os.environ.update(
         AIRFLOW_HOME=home,
-        AIRFLOW__CORE__DAGS_FOLDER=str(DAGS),
+        AIRFLOW__CORE__DAGS_FOLDER=str(dags),
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
     )

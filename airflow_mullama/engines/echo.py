@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,11 @@ from airflow_mullama.engines.reasoning import THINK, Reasoning, Thought, split_r
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.engines.stop_texts import cut_at_stop
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.models.resolve import Model
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.version import __version__
+
+if TYPE_CHECKING:
+    from airflow_mullama.models.resolve import Model
 
 DEFAULT_DIMENSIONS = 8
 FAULT_KINDS = ("fail", "crash", "hang", "fail_once", "crash_once")

@@ -6,25 +6,29 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mullama.arguments import Check
 from airflow_mullama.engines.base import Engine, EngineSettings
 from airflow_mullama.engines.options import validate_options
 from airflow_mullama.errors import ConfigurationError, EngineNotAvailableError
 from airflow_mullama.models.names import may_be_gguf
-from airflow_mullama.models.resolve import Model, resolve_model
 from airflow_mullama.redaction.credentials import Secret
-from airflow_mullama.storage.filesystems import Resolver
 
-FindModel = Callable[[str, Resolver, "str | None", Mapping[str, Any]], Model]
-ModelCheck = Callable[[str, Mapping[str, Any], Mapping[str, Any], Model], None]
-VectorLength = Callable[[Mapping[str, Any], Model], "int | None"]
+if TYPE_CHECKING:  # a worker gets its model's path, and starts without what finds and fetches models
+    from airflow_mullama.models.resolve import Model
+    from airflow_mullama.storage.filesystems import Resolver
+
+FindModel = Callable[[str, "Resolver", "str | None", Mapping[str, Any]], "Model"]
+ModelCheck = Callable[[str, Mapping[str, Any], Mapping[str, Any], "Model"], None]
+VectorLength = Callable[[Mapping[str, Any], "Model"], "int | None"]
 LoadMemory = Callable[[EngineSettings], "int | None"]
 
 
 def find_gguf(name: str, resolver: Resolver, sha256: str | None, options: Mapping[str, Any]) -> Model:
     """For engines whose models are GGUF files."""
+    from airflow_mullama.models.resolve import resolve_model
+
     return resolve_model(name, resolver, sha256)
 
 

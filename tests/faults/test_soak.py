@@ -105,8 +105,8 @@ def check(batch: pa.RecordBatch, start: int, failing: set[int], crashing: set[in
 
 
 @pytest.mark.timeout(600)
-def test_fifty_thousand_rows_with_errors_and_crashes_lose_nothing(tmp_path: Path, no_worker_left: None):
-    soak(tmp_path, 50_000, crash_every=5_000, n_parallel=16)
+def test_twenty_thousand_rows_with_errors_and_crashes_lose_nothing(tmp_path: Path, no_worker_left: None):
+    soak(tmp_path, 20_000, crash_every=2_000, n_parallel=16)
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ import pytest
 from airflow_mullama import GenerateJob, run_job
 from airflow_mullama.errors import BudgetSpentError
 
-ROWS, N_PARALLEL = 5000, 2
+ROWS, N_PARALLEL = 2500, 2
 TOKENS_OF_ROW = 8  # four words in, and the same four out
 
 

@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,10 +47,12 @@ from airflow_mullama.engines.tokenizer_file import load_tokenizer
 from airflow_mullama.errors import ConfigurationError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
 from airflow_mullama.models.names import split_names
-from airflow_mullama.models.resolve import Model
 from airflow_mullama.models.vocabulary import token_texts
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.schemas import OutputSchema
+
+if TYPE_CHECKING:
+    from airflow_mullama.models.resolve import Model
 
 # A text this long is never tokenized to find out that it is too long: 50 MB would take 20 seconds.
 LEAST_REFUSED_BYTES = 1_000_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,8 +39,10 @@ from airflow_mullama.engines.second_try import temperature_to_use
 from airflow_mullama.engines.stop_texts import cut_at_stop
 from airflow_mullama.errors import ConfigurationError, ModelLoadError
 from airflow_mullama.models.gguf_header import GgufHeader, read_gguf_header
-from airflow_mullama.models.resolve import Model
 from airflow_mullama.rows import ErrorType, RowError
+
+if TYPE_CHECKING:
+    from airflow_mullama.models.resolve import Model
 
 # A text this long is never tokenized to find out that it is too long.
 LEAST_REFUSED_BYTES = 1_000_000

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mullama.arguments import refuse_url
 from airflow_mullama.engines.base import EngineInfo, EngineSettings, Generation, Outcome, Request
@@ -42,9 +42,11 @@ from airflow_mullama.engines.openai.token_counts import TokenCounts
 from airflow_mullama.engines.reasoning import Reasoning
 from airflow_mullama.engines.registry import EngineSpec
 from airflow_mullama.errors import ConfigurationError
-from airflow_mullama.models.resolve import Model
 from airflow_mullama.rows import ErrorType, RowError
 from airflow_mullama.version import __version__
+
+if TYPE_CHECKING:
+    from airflow_mullama.models.resolve import Model
 
 DEFAULT_N_PARALLEL = 16
 EMBED_N_PARALLEL = 4
