@@ -12,7 +12,8 @@ SPARK := .spark
 PGVECTOR := .pgvector
 DISTRIBUTED := .distributed
 BIN := $(VENV)/bin
-INSTALL := -m pip --disable-pip-version-check --no-input install --progress-bar off -q
+# Of tens of thousands of files few are ever imported, and Python compiles those then: an environment in half the time.
+INSTALL := -m pip --disable-pip-version-check --no-input install --no-compile --progress-bar off -q
 PIP := $(BIN)/python $(INSTALL)
 OLDEST_PIP := $(OLDEST)/bin/python $(INSTALL)
 TORCH_PIP := $(TORCH)/bin/python $(INSTALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,8 +20,12 @@ DAGS = REPOSITORY / "dags"
 @pytest.fixture(scope="session")
 def airflow_home() -> Path:
     """An Airflow of this process's own, with its database."""
+    from airflow.sdk.execution_time import supervisor
     from airflow.utils.db import initdb
 
+    # Airflow 3.1 builds an API server for every task, with more than a second of CPU; newer ones keep theirs.
+    if not hasattr(supervisor.in_process_api_server, "cache_info"):
+        supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
     initdb()
     return Path(os.environ["AIRFLOW_HOME"])
 
