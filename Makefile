@@ -72,6 +72,8 @@ test-pgvector: $(PGVECTOR)/.installed ## Load vectors into PostgreSQL with pgvec
 distributed: $(DISTRIBUTED)/.installed ## Kill and break what Celery needs under a run on two workers (50 MB the first time; needs Redis and PostgreSQL)
 	@PYTHONPATH=$(DISTRIBUTED) $(BIN)/python -m pytest -s -m distributed tests/distributed $(ARGS)
 
+# The idle threads of PyTorch's OpenMP spin, and take the cores from whatever else runs there; a worker sets this itself.
+test-torch: export OMP_WAIT_POLICY := PASSIVE
 test-torch: $(TORCH)/.installed ## Run the tests of the engine on PyTorch, and its benchmark (1.5 GB the first time, or more)
 	@$(TORCH)/bin/python -m pytest tests/engines/sentence_transformers tests/engines/test_conformance.py::TestSentenceTransformersEmbeds $(ARGS)
 	@$(TORCH)/bin/python benchmarks/embedding_throughput.py --short

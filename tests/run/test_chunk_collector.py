@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,23 +163,31 @@ def test_the_next_attempt_goes_on_from_parts_and_its_output_is_the_same(
     texts: Callable[..., list[str]],
     recorder: Any,
     request_log: Any,
+    eventually: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     open_bytes: int,
 ) -> None:
     monkeypatch.setattr(chunk_collector, "OPEN_CHUNKS_BYTES", open_bytes)
-    monkeypatch.setattr(ChunkCollector, "rescue", lambda self: None)  # as if it were killed
-    due = ChunkCollector.keep_due
+    due, is_late = ChunkCollector.keep_due, threading.Event()
 
     def always_due(self: ChunkCollector) -> None:
+        eventually(self._to_write.empty)  # the writing thread may be slow, and is not waited for otherwise
         self._clock = lambda: np.inf
         due(self)
+        if is_late.is_set():
+            raise JobStoppedError("killed")
+
+    def killed(self: ChunkCollector) -> None:
+        self._to_write.put(None)
+        self._thread.join()  # what it has is written; what is at hand otherwise is lost
 
     monkeypatch.setattr(ChunkCollector, "keep_due", always_due)
+    monkeypatch.setattr(ChunkCollector, "rescue", killed)
     source, output = write_parquet(tmp_path / "in.parquet", texts(120)), tmp_path / "out.parquet"
 
     def stop_late(snapshot: Any) -> None:
         if snapshot.done >= 80:
-            raise JobStoppedError("killed")
+            is_late.set()
 
     job = echo_job(chunk_rows=50, delay_s=0.01, faults={"fail": [3, 60]}, max_retries=0)
     with pytest.raises(JobStoppedError):
@@ -186,6 +195,7 @@ def test_the_next_attempt_goes_on_from_parts_and_its_output_is_the_same(
     stage = tmp_path / "_mullama_stage"
     assert len(list(stage.rglob("*.arrow"))) >= 2
     asked = len(request_log.rows())
+    is_late.clear()
     job = echo_job(chunk_rows=50, max_retries=0, max_error_ratio=1.0)
     manifest = run_partition(job, source, output, listeners=[])
     assert manifest.status_counts == {"success": 120}
