@@ -105,7 +105,8 @@ def pictures_of(text: object) -> Pictures:
 
 def beginning_of(text: str) -> str:
     """What a model reads first of a rendered request, to compare: its pictures, where it has any."""
-    return "".join(picture.digest.hex() for picture in pictures_of(text)) or text
+    pictures = pictures_of(text)
+    return "".join(picture.digest.hex() for picture in pictures) if pictures else text
 
 
 def request_digest(text: str) -> bytes:

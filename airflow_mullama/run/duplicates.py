@@ -154,7 +154,8 @@ class Duplicates:
         for row, key in zip(rows, keys, strict=True):
             if key is not None and self._asked.get(key) == row:
                 del self._asked[key]
-        places = dict(zip(rows, self._remember(outcomes, keys), strict=True))
+        remembered = self._remember(outcomes, keys)
+        places = dict(zip(rows, remembered, strict=True)) if self._waiting else {}
         copied = [
             (follower, places[row])
             for row in self._waiting.keys() & places.keys()

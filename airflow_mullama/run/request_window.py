@@ -139,6 +139,8 @@ class RequestWindow:
         return [item for item in items if item[0] not in self._suspected]
 
     def _arranged(self, items: list[Item]) -> list[Item]:
+        if self._session.task == "embed":
+            return items  # no engine keeps the beginning of a text that it embeds
         info = self._session.info
         if info is None:
             return items  # again when it is known how many run at once

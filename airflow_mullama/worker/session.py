@@ -49,6 +49,7 @@ class EngineSession:
             wait, for a free GPU.
 
     Attributes:
+        task: what the engine does: ``generate`` or ``embed``.
         waited_seconds: how long it did.
     """
 
@@ -59,6 +60,7 @@ class EngineSession:
         lease: Callable[[], GpuLease] = GpuLease,
     ) -> None:
         self.engine = engine
+        self.task = settings.task
         self._settings = settings
         self._take_lease = lease
         self._lease: GpuLease | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
+from airflow_mullama import EmbedJob, GenerateJob
 from airflow_mullama.engines.base import EngineSettings
 from airflow_mullama.errors import EngineFailedError, ModelLoadError, WorkerCrashError
 from airflow_mullama.run.dead_engine import DEAD_ENGINE_ROWS
@@ -19,14 +20,11 @@ WINDOW = 64
 
 
 @pytest.fixture
-def session(no_worker_left: None) -> Iterator[EngineSession]:
+def session(no_worker_left: None, request: pytest.FixtureRequest) -> Iterator[EngineSession]:
     """A session whose real worker hangs on every row, so that the test decides what comes back."""
-    settings = EngineSettings(
-        task="generate",
-        model="echo",
-        options={"faults": {"hang": list(range(1000))}, "n_parallel": 32},
-        settings={"max_tokens": 10, "sampling": {}},
-    )
+    options = {"faults": {"hang": list(range(1000))}, "n_parallel": 32}
+    job = getattr(request, "param", GenerateJob(model="echo", prompt_column="text"))
+    settings = EngineSettings(task=job.task, model="echo", options=options, settings=job.engine_settings())
     session = EngineSession("echo", settings)
     yield session
     session.close()
@@ -80,6 +78,23 @@ def test_the_window_is_filled_and_not_more(session: EngineSession) -> None:
     assert len(window.rows_in_flight) == WINDOW
     assert window.busy
     assert not window.idle
+
+
+@pytest.mark.parametrize(
+    ("session", "order"),
+    [
+        (GenerateJob(model="echo", prompt_column="text"), [0, 2, 4, 1, 3, 5]),
+        (EmbedJob(model="echo", text_column="text"), [0, 1, 2, 3, 4, 5]),  # no engine keeps what it embedded
+    ],
+    indirect=["session"],
+)
+def test_requests_with_one_beginning_are_laid_apart_for_slots_that_keep_it(
+    session: EngineSession, order: list[int]
+) -> None:
+    window = RequestWindow(session, 0)
+    window.offer(range(6), [f"{document * 64}{question}" for document in "abc" for question in "?!"])
+    send(window, session)
+    assert window.rows_in_flight == order
 
 
 def test_rows_come_back_with_their_attempts_and_make_room(session: EngineSession) -> None:
