@@ -39,7 +39,7 @@ OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environments demo ui test test-oldest test-spark test-pgvector test-mullama test-torch distributed lint types format bench peers guard soak lock dist clean
+.PHONY: help environment demo ui test test-oldest test-spark test-pgvector test-mullama test-torch distributed lint types format bench peers guard soak lock dist clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -133,7 +133,7 @@ lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer ver
 	@$(COMPILE) $(ARGS) requirements/peers.in -o requirements/peers.txt
 	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
 
-environments: $(TEST) $(OLDEST_TEST)
+environment: $(TEST)
 
 dist: $(RUNTIME) ## Build the wheel and the source distribution into dist/
 	@$(BIN)/hatchling build

@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 import threading
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -227,4 +228,9 @@ def start_llama_server(
     parameters.fit_params = parameters.warmup = parameters.ui = False
     parameters.cache_ram_mib = 0
     parameters.verbosity = 0
-    return xllamacpp.Server(parameters)
+    server = xllamacpp.Server(parameters)
+    # One that is ended before it works never ends: see LocalServer.wait_until_it_works.
+    slots = urllib.request.Request(f"{server.listening_address}/slots", headers={"Authorization": f"Bearer {api_key}"})
+    with urllib.request.urlopen(slots) as answer:
+        answer.read()
+    return server

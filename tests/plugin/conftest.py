@@ -114,11 +114,22 @@ class Tab:
         return frame
 
 
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Tab]:
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    """One for all tests, so that Airflow's own pages are fetched and compiled once; what they keep is not."""
     context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1400, "height": 1000})
     context.set_default_timeout(WAIT_MS)
+    context.add_init_script("if (window === top && !window.name) { localStorage.clear(); window.name = 'begun' }")
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tab(context: Any) -> Iterator[Tab]:
     tab = Tab(context.new_page())
     yield tab
-    context.close()
+    for page in context.pages:
+        page.close()
+    context.clear_cookies()
+    context.clear_permissions()
     assert tab.complaints == []

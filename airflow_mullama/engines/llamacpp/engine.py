@@ -91,6 +91,7 @@ class LlamaCppEngine:
             ) from error
         self._trained = header.context_length
         self._http = LocalServer(socket_path, api_key)
+        self._http.wait_until_it_works()
         self._http.check_conversations(guard.check)
         self._http_of_answers: LocalServer | None = None
         self._http.use_separator(_control_tokens(header))

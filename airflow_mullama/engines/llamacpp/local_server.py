@@ -111,6 +111,15 @@ class LocalServer:
         assert isinstance(value, dict)
         return value
 
+    def wait_until_it_works(self) -> None:
+        """Wait for the thread that computes: a server that is ended before that has begun never ends.
+
+        xllamacpp says that a server is ready just before (``out.set_value(0)`` in its server.cpp). The list of slots is
+        an answer that only this thread gives.
+        """
+        self._connection.request("GET", "/slots", headers=self._headers)
+        self._connection.getresponse().read()
+
     def _request(self, path: str, content: bytes) -> bytes:
         self._connection.request("POST", path, content, self._headers)
         return self._connection.getresponse().read()
