@@ -39,7 +39,7 @@ OLDEST_TESTS := tests/integration/test_operators.py tests/integration/test_dags.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help environment demo ui test test-oldest test-spark test-pgvector test-mullama test-torch distributed lint types format bench peers guard soak lock dist clean
+.PHONY: help demo ui test test-oldest test-spark test-pgvector test-mullama test-torch distributed lint types format bench peers guard soak lock dist clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -132,8 +132,6 @@ lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer ver
 		-o requirements/torch.txt
 	@$(COMPILE) $(ARGS) requirements/peers.in -o requirements/peers.txt
 	@$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
-
-environment: $(TEST)
 
 dist: $(RUNTIME) ## Build the wheel and the source distribution into dist/
 	@$(BIN)/hatchling build

@@ -106,8 +106,7 @@ class LocalServer:
 
     def properties(self) -> dict[str, Any]:
         """What the server says of itself and of its model."""
-        self._connection.request("GET", "/props", headers=self._headers)
-        value = json.loads(self._connection.getresponse().read())
+        value = json.loads(self._get("/props"))
         assert isinstance(value, dict)
         return value
 
@@ -117,8 +116,11 @@ class LocalServer:
         xllamacpp says that a server is ready just before (``out.set_value(0)`` in its server.cpp). The list of slots is
         an answer that only this thread gives.
         """
-        self._connection.request("GET", "/slots", headers=self._headers)
-        self._connection.getresponse().read()
+        self._get("/slots")
+
+    def _get(self, path: str) -> bytes:
+        self._connection.request("GET", path, headers=self._headers)
+        return self._connection.getresponse().read()
 
     def _request(self, path: str, content: bytes) -> bytes:
         self._connection.request("POST", path, content, self._headers)
