@@ -13,6 +13,8 @@ PGVECTOR := .pgvector
 DISTRIBUTED := .distributed
 BIN := $(VENV)/bin
 # Of tens of thousands of files few are ever imported, and Python compiles those then: an environment in half the time.
+# A variable that many images set would make it compile them at every start.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := -m pip --disable-pip-version-check --no-input install --no-compile --progress-bar off -q
 COMPILE := $(BIN)/uv --no-config pip compile --quiet --universal --python-version 3.10 \
 	--generate-hashes --no-header --no-annotate

@@ -242,13 +242,14 @@ def test_what_is_wrong_is_named(
 ) -> None:
     (dags / "broken.py").write_text("import no_such_module  # in an airflow dag\n")
     with AirflowServer(home, dags=dags) as server:
-        started = processes(os.getpid())
         # The run that the last test interrupted is over before a scheduler could go on with it.
         assert not has_unfinished_runs(home)
         assert server.client.run_state("slow", "until-SIGKILL") == "failed"
         with pytest.raises(AirflowServerError, match=r"broken\.py.*no_such_module"):
             server.wait_for_dags(["broken"])
 
+        # What reads DAG files starts last: by now everything runs.
+        started = processes(os.getpid())
         (scheduler,) = (one for one in alive(started) if "scheduler" in _command(one))
         scheduler.kill()
         assert "scheduler ended with status -9" in str(eventually(lambda: _complaint(server)))
