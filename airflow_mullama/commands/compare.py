@@ -12,7 +12,7 @@ from airflow_mullama.commands.sections import add_display_arguments, show_findin
 
 def add_compare_arguments(compare: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    compare.add_argument("first", metavar="FIRST", help="an output: a file or a directory, local or a URL")
+    compare.add_argument("first", metavar="FIRST", help="an output: a file, a directory or a table, local or a URL")
     compare.add_argument("second", metavar="SECOND", help="another output of the same rows")
     compare.add_argument("--expected", metavar="COLUMN", help="the input column that holds what is expected")
     compare.add_argument("--answer", metavar="ANSWER", help="which of several answers is held against it")

@@ -14,7 +14,7 @@ from airflow_mullama.errors import ConfigurationError
 
 def add_evaluate_arguments(evaluate: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    evaluate.add_argument("output", metavar="OUTPUT", help="an output: a file or a directory, local or a URL")
+    evaluate.add_argument("output", metavar="OUTPUT", help="an output: a file, a directory or a table, local or a URL")
     evaluate.add_argument(
         "--expected",
         action="append",

@@ -12,7 +12,7 @@ from airflow_mullama.commands.sections import add_display_arguments, show_findin
 
 def add_report_arguments(report: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    report.add_argument("output", metavar="OUTPUT", help="an output: a file or a directory, local or a URL")
+    report.add_argument("output", metavar="OUTPUT", help="an output: a file, a directory or a table, local or a URL")
     report.add_argument("--output-prefix", metavar="TEXT", help="of the added columns (that of those added last)")
     add_display_arguments(report)
 

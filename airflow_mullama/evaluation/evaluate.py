@@ -83,7 +83,7 @@ def evaluate(
     """Hold the answers of an output against what was expected, in one pass.
 
     Args:
-        output: a published file, or a directory of them.
+        output: a published file, a directory of them, or a table.
         expected: the column that holds what is expected of the answer (the label, else the response); or for several
             answers the column of each, by the answer's name.
         output_prefix: of the answers' columns; ``None``: of those that were added last.
@@ -132,8 +132,7 @@ def _score_for(file: OutputFile, answer: str, column: str) -> Score:
     if all(numbers):
         return NumberScore()
     if is_text(kind) and is_text(expected_kind):
-        closed = answer == "label" or pat.is_dictionary(kind)
-        return LabelScore() if closed else TextScore()
+        return LabelScore() if file.has_few_values(answer) else TextScore()
     if pat.is_boolean(kind) and (pat.is_boolean(expected_kind) or is_text(expected_kind)):
         return LabelScore()
     if kind == expected_kind and not pat.is_nested(kind):

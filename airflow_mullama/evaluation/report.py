@@ -157,7 +157,7 @@ def report(
     """Look through an output.
 
     Args:
-        output: a published file, or a directory of them.
+        output: a published file, a directory of them, or a table.
         output_prefix: of the added columns; ``None``: of those that were added last.
         resolver: opens paths and URLs.
 
@@ -186,7 +186,7 @@ def _drawn_rows(rows: Sequence[int]) -> list[list[int]]:
 def _add_file(found: OutputReport, file: OutputFile, drawn: Sequence[int]) -> None:
     inputs = _shown_inputs(file)
     answers = file.answer_names
-    closed = [name for name in answers if has_few_values(file, name)]
+    closed = [name for name in answers if file.has_few_values(name)]
     lengths = [name for name in ("prompt_tokens", "completion_tokens", "reasoning_tokens") if file.has(name)]
     added = ["status", "error_type", "error", *answers, *lengths]
     start = 0
@@ -217,12 +217,6 @@ def _shown_inputs(file: OutputFile) -> list[str]:
     names = [name for name in file.input_names if not pat.is_nested(file.schema.field(name).type)]
     names.sort(key=lambda name: not is_text(file.schema.field(name).type))
     return names[:MOST_INPUTS]
-
-
-def has_few_values(file: OutputFile, name: str) -> bool:
-    """Whether an answer is one of a few values, so that each one's share says something."""
-    kind = file.schema.field(file.prefix + name).type
-    return bool(name == "label" or pat.is_dictionary(kind) or pat.is_boolean(kind))
 
 
 def _view(

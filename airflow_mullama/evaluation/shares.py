@@ -10,7 +10,6 @@ from typing import Any
 from airflow_mullama.evaluation.accepted_file import read_accepted_file
 from airflow_mullama.evaluation.intervals import share
 from airflow_mullama.evaluation.outputs import OutputFile
-from airflow_mullama.evaluation.report import has_few_values
 from airflow_mullama.evaluation.scores import as_label
 from airflow_mullama.storage.filesystems import Location
 
@@ -50,7 +49,7 @@ class Difference:
 
 def counts_of(file: OutputFile) -> Counts:
     """Count the rows of an output by status, error type, label, and the other answers that have few values."""
-    closed = [name for name in file.answer_names if has_few_values(file, name)]
+    closed = [name for name in file.answer_names if file.has_few_values(name)]
     names = ["status", "error_type", *closed]
     counts: dict[str, Counter[str]] = {name: Counter() for name in names}
     for batch in file.batches([file.prefix + name for name in names]):

@@ -22,7 +22,8 @@ class MullamaEvaluateOperator(BaseOperator):
     Its XCom is what ``airflow-mullama evaluate --json`` prints.
 
     Args:
-        output_path: a published file, or a directory of them, local or an object store's URL (templated).
+        output_path: a published file, a directory of them, local or an object store's URL, or a table's address
+            (templated).
         expected: the input column that holds what is expected of the answer (the label, else the response); or for
             several answers the column of each: ``{"urgency": "true_urgency"}`` (templated).
         output_prefix: of the answers' columns; ``None``: of those that were added last (templated).

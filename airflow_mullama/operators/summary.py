@@ -219,12 +219,11 @@ def _counted_outputs(manifests: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     from airflow_mullama.evaluation.shares import counts_of
     from airflow_mullama.hooks.filesystems import resolve_in_task
     from airflow_mullama.manifest import INPUT_MISSING
-    from airflow_mullama.storage.addresses import table_format
 
     for manifest in manifests:
         for one in (manifest or {}).get("partitions") or [manifest or {}]:
             path = one.get("output_path")
-            if path and one.get("skipped") != INPUT_MISSING and table_format(path) is None:
+            if path and one.get("skipped") != INPUT_MISSING:
                 prefix = manifest.get("output_prefix")
                 (file,) = open_output(path, output_prefix=prefix, resolver=resolve_in_task)
                 yield path, counts_of(file)

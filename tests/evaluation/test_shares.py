@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mullama.errors import ConfigurationError, InputUnreadableError
+from airflow_mullama.errors import InputUnreadableError
 from airflow_mullama.evaluation.accepted_file import write_accepted_file
 from airflow_mullama.evaluation.outputs import open_output
 from airflow_mullama.evaluation.shares import added, counts_of, differences, read_shares
@@ -65,8 +65,3 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path):
 
     with pytest.raises(InputUnreadableError, match="holds no accepted shares"):
         read_shares(resolve_location(tmp_path / "accepted.json"))
-
-
-def test_a_table_is_not_read_as_files() -> None:
-    with pytest.raises(ConfigurationError, match="is a table, and only outputs that are files are read here"):
-        open_output("delta:///lake/tagged")
