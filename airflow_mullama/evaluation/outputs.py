@@ -160,7 +160,7 @@ def _open_table(address: Location, output_prefix: str | None) -> list[OutputFile
     found = []
     for partition in partitions:
         location = with_values(root, partition.values)
-        published = TableOutput(writer, location, partition.values).published_in(table)
+        published = TableOutput(writer, location, partition.values).published_of(table, partition)
         if published is None:
             raise InputUnreadableError(
                 f"{location.url!r} was not published by this package, or rows were added to it or deleted from it "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,9 +49,10 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return lambda name: f"iceberg://shop/lake.{name}"
 
 
-def labels_job(**arguments: Any) -> ClassifyJob:
-    given = {"labels": LABELS, "prompt_template": "{text}", "chat": False, "max_error_ratio": 1.0, "max_retries": 0}
-    return ClassifyJob(model="echo", **{**given, **arguments})
+def labels_job() -> ClassifyJob:
+    return ClassifyJob(
+        model="echo", labels=LABELS, prompt_template="{text}", chat=False, max_error_ratio=1.0, max_retries=0
+    )
 
 
 def test_it_says_the_same_of_a_table_and_of_files(address: Callable[[str], str], lake: Path, tmp_path: Path) -> None:

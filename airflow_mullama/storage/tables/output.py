@@ -160,8 +160,10 @@ class TableOutput:
     def published_in(self, table: Table | None) -> PublishedPartition | None:
         """The same of a state of the table that is at hand, so that it is not asked for each of many partitions."""
         partition = None if table is None else self._partition(table)
-        if table is None or partition is None:
-            return None
+        return None if table is None or partition is None else self.published_of(table, partition)
+
+    def published_of(self, table: Table, partition: TablePartition) -> PublishedPartition | None:
+        """The same of the partition as it was found, so that its files are not looked for again."""
         source = TableInput(table.schema, partition)
         if len(partition.files) == 1 and not len(partition.files[0].deleted()):
             manifest = manifest_in(partition.files[0])
