@@ -124,7 +124,7 @@ def no_worker_left() -> Iterator[None]:
     assert left == []
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[..., Any]:
     """Wait until a condition holds; its value. Fails when it does not within ``seconds``."""
 
@@ -152,7 +152,7 @@ def _write_parquet(path: str | Path, content: pa.Table | Sequence[str | None], *
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_parquet() -> Callable[..., Path]:
     return _write_parquet
 

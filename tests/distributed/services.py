@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from airflow_mullama.child_process import module_command
+from airflow_mullama.demo.airflow.server import airflow_command
 
 DEBIAN_POSTGRESQL = "/usr/lib/postgresql"
 PATIENCE_SECONDS = 240.0
@@ -151,7 +151,7 @@ def postgresql(folder: Path, logs: Path, port: int) -> Service:
 
 def airflow(name: str, *arguments: str, environment: Mapping[str, str], home: Path) -> Service:
     """A component of Airflow."""
-    return Service(name, module_command("airflow", *arguments), home / f"{name}.log", environment, cwd=home)
+    return Service(name, airflow_command(*arguments), home / f"{name}.log", environment, cwd=home)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:

@@ -17,7 +17,7 @@ import pytest
 
 from airflow_mullama.demo.airflow.client import AirflowClient
 from airflow_mullama.demo.airflow.environment import airflow_environment
-from airflow_mullama.demo.airflow.server import COMPONENTS, free_port
+from airflow_mullama.demo.airflow.server import COMPONENTS, airflow_command, free_port
 from airflow_mullama.demo.run import dags_directory
 from airflow_mullama.demo.tickets import generate_tickets
 from airflow_mullama.models.resolve import locate_model
@@ -108,7 +108,7 @@ class DailyDag:
         """Run one of Airflow's components; all of its processes have ended afterwards."""
         with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *self._arguments[name]],
+                airflow_command(*self._arguments[name]),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from airflow_mullama.demo.airflow.client import TaskInstance
 from airflow_mullama.demo.airflow.environment import HOST, airflow_environment
-from airflow_mullama.demo.airflow.server import AirflowServer, free_port
+from airflow_mullama.demo.airflow.server import AirflowServer, airflow_command, free_port
 from airflow_mullama.plugin.routes import RUN_ROUTE, TASK_ROUTE, task_tab
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven with Playwright")
@@ -70,7 +69,7 @@ def strict_airflow(airflow: AirflowServer, lake: Path) -> Iterator[str]:
     environment = airflow_environment(
         airflow.home, dags=Path(__file__).parent / "dags", url=url, parallelism=1, further=settings
     )
-    command = [sys.executable, "-m", "airflow", "api-server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command = airflow_command("api-server", "--host", HOST, "--port", str(port), "--workers", "1")
     with (lake.parent / "strict.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:

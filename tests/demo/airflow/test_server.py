@@ -111,29 +111,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("server") / "airflow"
 
 
-@pytest.fixture
-def dags(tmp_path: Path, write_parquet: Callable[..., Path]) -> Path:
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory, write_parquet: Callable[..., Path]) -> Path:
     # Rows that differ: the slow task must not be done by answering one of them.
     texts = [None if row % 3 == 2 else f"text {row}" for row in range(600)]
-    source = write_parquet(tmp_path / "lake" / "part.parquet", texts)
-    directory = tmp_path / "dags"
+    folder = tmp_path_factory.mktemp("dags")
+    source = write_parquet(folder / "lake" / "part.parquet", texts)
+    directory = folder / "dags"
     directory.mkdir()
     for dag_id, delay in (("quick", 0.0), ("slow", 0.5)):
-        target = str(tmp_path / dag_id / "part.parquet")
+        target = str(folder / dag_id / "part.parquet")
         text = DAG_FILE.format(dag_id=dag_id, source=str(source), target=target, delay=delay)
         (directory / f"{dag_id}.py").write_text(text)
+    (directory / "broken.py").write_text("import no_such_module  # in an airflow dag\n")
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes() -> Iterator[Callable[[int], list[psutil.Process]]]:
-    """All processes below one that began during the test; whatever it leaves of them is killed."""
+    """All processes below one that began during these tests; whatever is left of them is killed."""
     before = set(psutil.Process().children(recursive=True))
     seen: set[psutil.Process] = set()
 
     def below(pid: int) -> list[psutil.Process]:
-        seen.update(set(psutil.Process(pid).children(recursive=True)) - before)
-        return list(seen)
+        found = set(psutil.Process(pid).children(recursive=True)) - before
+        seen.update(found)
+        return list(found)
 
     yield below
     for process in alive(list(seen)):
@@ -159,76 +162,6 @@ def listening_addresses(processes: list[psutil.Process]) -> set[str]:
     }
 
 
-@pytest.mark.integration
-def test_a_run_from_trigger_to_result(
-    home: Path, dags: Path, processes: Callable[[int], list[psutil.Process]], eventually: Callable[..., object]
-) -> None:
-    started: list[psutil.Process] = []
-    with AirflowServer(home, dags=dags) as server:
-        server.wait_for_dags(["quick"])
-        assert stat.S_IMODE(home.stat().st_mode) == 0o700
-        with pytest.raises(AirflowServerError, match=f"Another demo .process {os.getpid()}. is using"):
-            AirflowServer(home, dags=dags).start()
-        assert server.client.dag("no_such_dag") is None
-        assert server.client.latest_run("quick") is None
-        server.client.trigger("quick", "first")
-
-        def over() -> bool:
-            started[:] = processes(os.getpid())
-            server.check()
-            return server.client.run_state("quick", "first") in ("success", "failed")
-
-        eventually(over, 120)
-        addresses = listening_addresses(started)
-        assert server.client.run_state("quick", "first") == "success"
-        assert server.client.latest_run("quick") == "first"
-        (instance,) = server.client.task_instances("quick", "first")
-        assert (instance.task_id, instance.map_index, instance.ended) == ("answer", -1, True)
-        manifest = server.client.xcom("quick", "first", instance)
-        assert manifest["status_counts"] == {"success": 400, "skipped": 200}
-        assert server.client.xcom("quick", "first", instance, key="nothing") is None
-        lines = [line.event for line in RunLogs(home, "quick", "first").new_lines()]
-        assert any(line.startswith("[600/600] 100.0%") for line in lines)
-        assert not is_free(server.port)
-    assert addresses == {"127.0.0.1"}
-    assert alive(started) == []
-    assert is_free(server.port)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_nothing_is_left_after(
-    number: signal.Signals,
-    home: Path,
-    dags: Path,
-    processes: Callable[[int], list[psutil.Process]],
-    eventually: Callable[..., object],
-) -> None:
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(home), str(dags), f"until-{number.name}"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert launcher.stdout is not None
-        assert launcher.stdout.readline() == "running\n"
-        eventually(lambda: any("airflow_mullama.worker" in _command(one) for one in processes(launcher.pid)))
-        started = processes(launcher.pid)
-        launcher.send_signal(number)
-        status = launcher.wait(30)
-    finally:
-        launcher.kill()
-        launcher.communicate()
-    assert status == (-number if number is signal.SIGKILL else 128 + number)
-    eventually(lambda: not alive(started), 20)
-    # The task was told to stop while it could still say so, and made durable what it had.
-    run_id = f"until-{number.name}"
-    error = RunLogs(home, "slow", run_id).last_error(TaskInstance("answer", -1, "answer", None, 1, ""))
-    assert str(error).startswith("JobStoppedError: Stopped at ")
-    assert has_unfinished_runs(home)
-
-
 def _command(process: psutil.Process) -> list[str]:
     try:
         return list(process.cmdline())
@@ -236,24 +169,126 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.fixture(scope="module")
+def interrupt(
+    home: Path,
+    dags: Path,
+    processes: Callable[[int], list[psutil.Process]],
+    eventually: Callable[..., object],
+) -> Callable[[signal.Signals], None]:
+    """Send a signal to a demo in the middle of its slow task, and see that nothing of it is left."""
+
+    def send(number: signal.Signals) -> None:
+        launcher = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, str(home), str(dags), f"until-{number.name}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert launcher.stdout is not None
+            assert launcher.stdout.readline() == "running\n"
+            eventually(lambda: any("airflow_mullama.worker" in _command(one) for one in processes(launcher.pid)))
+            started = processes(launcher.pid)
+            launcher.send_signal(number)
+            status = launcher.wait(30)
+        finally:
+            launcher.kill()
+            launcher.communicate()
+        assert status == (-number if number is signal.SIGKILL else 128 + number)
+        eventually(lambda: not alive(started), 20)
+        assert has_unfinished_runs(home)
+
+    return send
+
+
+def last_error(home: Path, run_id: str) -> str:
+    """The task was told to stop while it could still say so, and made durable what it had."""
+    return str(RunLogs(home, "slow", run_id).last_error(TaskInstance("answer", -1, "answer", None, 1, "")))
+
+
+@pytest.fixture(scope="module")
+def killed_home(home: Path, interrupt: Callable[[signal.Signals], None]) -> Path:
+    """The home of a demo that was killed, all of whose processes are gone."""
+    interrupt(signal.SIGKILL)
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(killed_home: Path, dags: Path) -> Iterator[AirflowServer]:
+    with AirflowServer(killed_home, dags=dags) as server:
+        yield server
+
+
+@pytest.mark.integration
+def test_nothing_is_left_after_it_was_told_to_end(home: Path, interrupt: Callable[[signal.Signals], None]) -> None:
+    interrupt(signal.SIGTERM)
+    assert last_error(home, "until-SIGTERM").startswith("JobStoppedError: Stopped at ")
+
+
+@pytest.mark.integration
+def test_nothing_is_left_after_it_was_killed(killed_home: Path) -> None:
+    """That nothing is left is what the fixture makes sure of: the tests below go on from there."""
+    assert last_error(killed_home, "until-SIGKILL").startswith("JobStoppedError: Stopped at ")
+
+
+@pytest.mark.integration
+def test_what_was_interrupted_is_over_before_a_scheduler_could_go_on_with_it(server: AirflowServer) -> None:
+    assert not has_unfinished_runs(server.home)
+    assert server.client.run_state("slow", "until-SIGKILL") == "failed"
+
+
+@pytest.mark.integration
+def test_a_run_from_trigger_to_result(
+    server: AirflowServer,
+    dags: Path,
+    processes: Callable[[int], list[psutil.Process]],
+    eventually: Callable[..., object],
+) -> None:
+    server.wait_for_dags(["quick"])
+    assert stat.S_IMODE(server.home.stat().st_mode) == 0o700
+    with pytest.raises(AirflowServerError, match=f"Another demo .process {os.getpid()}. is using"):
+        AirflowServer(server.home, dags=dags).start()
+    assert server.client.dag("no_such_dag") is None
+    assert server.client.latest_run("quick") is None
+    server.client.trigger("quick", "first")
+
+    def over() -> bool:
+        server.check()
+        return server.client.run_state("quick", "first") in ("success", "failed")
+
+    eventually(over, 120)
+    assert listening_addresses(processes(os.getpid())) == {"127.0.0.1"}
+    assert server.client.run_state("quick", "first") == "success"
+    assert server.client.latest_run("quick") == "first"
+    (instance,) = server.client.task_instances("quick", "first")
+    assert (instance.task_id, instance.map_index, instance.ended) == ("answer", -1, True)
+    manifest = server.client.xcom("quick", "first", instance)
+    assert manifest["status_counts"] == {"success": 400, "skipped": 200}
+    assert server.client.xcom("quick", "first", instance, key="nothing") is None
+    lines = [line.event for line in RunLogs(server.home, "quick", "first").new_lines()]
+    assert any(line.startswith("[600/600] 100.0%") for line in lines)
+    assert not is_free(server.port)
+
+
 @pytest.mark.integration
 def test_what_is_wrong_is_named(
-    home: Path, dags: Path, processes: Callable[[int], list[psutil.Process]], eventually: Callable[..., object]
+    server: AirflowServer,
+    processes: Callable[[int], list[psutil.Process]],
+    eventually: Callable[..., object],
 ) -> None:
-    (dags / "broken.py").write_text("import no_such_module  # in an airflow dag\n")
-    with AirflowServer(home, dags=dags) as server:
-        # The run that the last test interrupted is over before a scheduler could go on with it.
-        assert not has_unfinished_runs(home)
-        assert server.client.run_state("slow", "until-SIGKILL") == "failed"
-        with pytest.raises(AirflowServerError, match=r"broken\.py.*no_such_module"):
-            server.wait_for_dags(["broken"])
+    """The last test of this server: its scheduler is killed."""
+    with pytest.raises(AirflowServerError, match=r"broken\.py.*no_such_module"):
+        server.wait_for_dags(["broken"])
 
-        # What reads DAG files starts last: by now everything runs.
-        started = processes(os.getpid())
-        (scheduler,) = (one for one in alive(started) if "scheduler" in _command(one))
-        scheduler.kill()
-        assert "scheduler ended with status -9" in str(eventually(lambda: _complaint(server)))
+    # What reads DAG files starts last: by now everything runs.
+    started = processes(os.getpid())
+    (scheduler,) = (one for one in alive(started) if "scheduler" in _command(one))
+    scheduler.kill()
+    assert "scheduler ended with status -9" in str(eventually(lambda: _complaint(server)))
+    server.stop()
     assert alive(started) == []
+    assert is_free(server.port)
 
 
 def _complaint(server: AirflowServer) -> str | None:
