@@ -105,9 +105,12 @@ def run_address(airflow: AirflowServer, dag: str = DAG) -> str:
     return f"{airflow.url}/dags/{dag}/runs/{quote(RUN, safe='')}/plugin/{RUN_ROUTE}"
 
 
-def bare_address(airflow: AirflowServer, task: str) -> str:
-    """Of the page in the frame; Airflow 3.1 leaves the ids in it as they are."""
-    return f"{airflow.url}/mullama/task?dag={DAG}&run={RUN}&task={task}&map_index={{MAP_INDEX}}"
+def bare_address(airflow: AirflowServer, task: str, map_index: str = "{MAP_INDEX}") -> str:
+    """Of the page in the frame; Airflow 3.1 leaves the ids in it as they are.
+
+    Airflow's own pages around it take seconds: they are for what has to do with them.
+    """
+    return f"{airflow.url}/mullama/task?dag={DAG}&run={RUN}&task={task}&map_index={map_index}"
 
 
 def test_a_running_task_shows_how_far_it_is(airflow: AirflowServer, tab: Any, patiently: Callable[..., Any]) -> None:
@@ -141,21 +144,21 @@ def test_a_finished_task_shows_its_manifest(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
     manifest = airflow.client.xcom(DAG, RUN, instances["finished", -1])
-    frame = tab.open(address(airflow, "finished"))
-    expect(frame.locator("#rows")).to_have_text(str(manifest["rows"]))
+    tab.page.goto(bare_address(airflow, "finished"))
+    expect(tab.page.locator("#rows")).to_have_text(str(manifest["rows"]))
     counts = manifest["status_counts"]
     assert (counts["success"], counts["failed"], counts["skipped"]) == (154, 4, 2)
-    expect(frame.get_by_role("img", name="Rows by status: 154 success, 4 failed, 2 skipped")).to_be_visible()
-    errors = frame.get_by_role("table", name="Errors by type").locator("tbody tr")
+    expect(tab.page.get_by_role("img", name="Rows by status: 154 success, 4 failed, 2 skipped")).to_be_visible()
+    errors = tab.page.get_by_role("table", name="Errors by type").locator("tbody tr")
     assert [" ".join(row.split()) for row in errors.all_inner_texts()] == [
         "engine_error The engine could not compute the row. yes, at the next run 4 2.5 %",
         "null_input The input is null: nothing was asked. no 2 1.3 %",
     ]
-    expect(frame.get_by_text("4 failed (2.5 %)")).to_be_visible()
-    expect(frame.get_by_text(manifest["request_fingerprint"], exact=True)).to_be_visible()
-    assert json.loads(frame.locator("details pre").text_content()) == manifest
-    expect(frame.get_by_text(re.compile(r"(CET|GMT\+1)$")).first).to_be_visible()
-    partitions = frame.get_by_role("table", name="Partitions")
+    expect(tab.page.get_by_text("4 failed (2.5 %)")).to_be_visible()
+    expect(tab.page.get_by_text(manifest["request_fingerprint"], exact=True)).to_be_visible()
+    assert json.loads(tab.page.locator("details pre").text_content()) == manifest
+    expect(tab.page.get_by_text(re.compile(r"(CET|GMT\+1)$")).first).to_be_visible()
+    partitions = tab.page.get_by_role("table", name="Partitions")
     sort = partitions.get_by_role("button", name="Rows", exact=True)
     for order, rows in (("descending", ["100", "60"]), ("ascending", ["60", "100"])):
         sort.press("Enter")
@@ -184,24 +187,24 @@ def test_its_query_finds_the_failed_rows_and_what_looks_like_markup_is_text(
 def test_a_task_over_its_error_budget_shows_what_it_left(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
-    frame = tab.open(address(airflow, "over_budget"))
-    expect(frame.get_by_text("4 failed (4 %)")).to_be_visible()
-    expect(frame.locator(".state")).to_have_text("failed")
+    tab.page.goto(bare_address(airflow, "over_budget"))
+    expect(tab.page.get_by_text("4 failed (4 %)")).to_be_visible()
+    expect(tab.page.locator(".state")).to_have_text("failed")
     why = "4 of 100 rows of .*ds=1/rows.parquet failed .*, which is more than max_error_ratio=0.01 allows"
-    expect(frame.get_by_text(re.compile(why))).to_be_visible()
-    expect(frame.get_by_label("Prompt", exact=True)).to_have_text(f"For <b>{RUN}</b>: {{text}}")
-    expect(frame.locator("dd", has_text='{"faults":{"fail":[0,1,2,3]}}')).to_be_visible()
-    expect(frame.locator("dt", has_text="max_tokens")).to_be_visible()
-    assert duckdb.sql(frame.locator("#query").inner_text()).fetchall()[0][0] == "engine_error"
+    expect(tab.page.get_by_text(re.compile(why))).to_be_visible()
+    expect(tab.page.get_by_label("Prompt", exact=True)).to_have_text(f"For <b>{RUN}</b>: {{text}}")
+    expect(tab.page.locator("dd", has_text='{"faults":{"fail":[0,1,2,3]}}')).to_be_visible()
+    expect(tab.page.locator("dt", has_text="max_tokens")).to_be_visible()
+    assert duckdb.sql(tab.page.locator("#query").inner_text()).fetchall()[0][0] == "engine_error"
 
 
 def test_a_mapped_instance_has_its_own_numbers(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
-    frame = tab.open(address(airflow, "mapped", 2))
-    expect(frame.get_by_role("heading", name="mapped [ds=3]")).to_be_visible()
-    expect(frame.locator("#rows")).to_have_text("1,440")
-    expect(frame.get_by_text("none failed")).to_be_visible()
+    tab.page.goto(bare_address(airflow, "mapped", "2"))
+    expect(tab.page.get_by_role("heading", name="mapped [ds=3]")).to_be_visible()
+    expect(tab.page.locator("#rows")).to_have_text("1,440")
+    expect(tab.page.get_by_text("none failed")).to_be_visible()
 
 
 def test_a_mapped_task_without_an_index_shows_its_instances(
@@ -250,8 +253,8 @@ def test_a_subclass_and_a_decorated_function_are_ours_too(
 def test_somebody_elses_task_has_one_sentence(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any
 ) -> None:
-    frame = tab.open(address(airflow, "foreign"))
-    expect(frame.locator("main")).to_have_text("This task does not use Mullama, so there is nothing to show here.")
+    tab.page.goto(bare_address(airflow, "foreign"))
+    expect(tab.page.locator("main")).to_have_text("This task does not use Mullama, so there is nothing to show here.")
 
 
 def test_a_run_adds_up_its_tasks_and_leads_to_each(
@@ -309,12 +312,11 @@ def test_it_fits_a_narrow_window(
     assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def call(tab: Any, airflow: AirflowServer, module: str, function: str, argument: Any) -> Any:
+def call(tab: Any, airflow: AirflowServer, module: str, function: str, *arguments: Any) -> Any:
     """What a function of the page's own modules returns."""
-    tab.page.goto(bare_address(airflow, "foreign"))
-    expect(tab.page.locator("main")).to_contain_text("nothing to show")
-    code = f"async (argument) => (await import('./{module}')).{function}(argument)"
-    return tab.page.evaluate(code, argument)
+    tab.page.goto(f"{airflow.url}/mullama/{module}")
+    code = f"async (given) => (await import('./{module}')).{function}(...given)"
+    return tab.page.evaluate(code, list(arguments))
 
 
 @pytest.mark.parametrize(
@@ -390,9 +392,7 @@ def test_an_id_that_is_a_step_in_an_address_is_not_asked_for(
 def test_a_share_is_exact_and_never_rounded_up_to_all(
     airflow: AirflowServer, instances: dict[tuple[str, int], TaskInstance], tab: Any, part: int, whole: int, words: str
 ) -> None:
-    tab.page.goto(f"{airflow.url}/mullama/format.js")
-    code = "async ([part, whole]) => (await import('./format.js')).percent(part, whole)"
-    assert tab.page.evaluate(code, [part, whole]) == words
+    assert call(tab, airflow, "format.js", "percent", part, whole) == words
 
 
 @pytest.mark.parametrize(
