@@ -60,10 +60,11 @@ ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 test: $(TEST) ## Run every test this machine can run
 	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
-# Nobody mends an old Airflow's own warnings any more: here they are no errors. The tagging DAG alone takes a third of the
-# time, and shows nothing that the others do not.
+# Nobody mends an old Airflow's own warnings any more: here they are no errors. The tagging DAG and the tagger's held-out
+# tickets take half of the time, and show nothing that the others do not.
 test-oldest: $(OLDEST_TEST) ## Run the tests of Airflow's side on the oldest supported Airflow
-	@$(OLDEST)/bin/python -m pytest -W default $(OLDEST_TESTS) --deselect tests/integration/test_dags.py::test_tag_tickets $(ARGS)
+	@$(OLDEST)/bin/python -m pytest -W default $(OLDEST_TESTS) --deselect tests/integration/test_dags.py::test_tag_tickets \
+		--deselect tests/integration/test_operators.py::test_the_ticket_tagger_is_right_on_held_out_tickets $(ARGS)
 
 test-spark: $(SPARK)/.installed ## Read outputs with Spark itself (450 MB the first time; needs Java)
 	@PYTHONPATH=$(SPARK) $(BIN)/python -m pytest tests/integration/test_spark.py $(ARGS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -40,6 +41,9 @@ hypothesis.settings.load_profile("default")
 # The idle threads of NumPy's OpenBLAS spin for a tenth of a second in each process that imports it, and tests start
 # thousands; a worker of this package sets it itself.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
+# Airflow and thousands of tests are so many objects that looking among them for garbage takes long.
+gc.set_threshold(50_000)
 
 # A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

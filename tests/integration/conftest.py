@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,22 +13,23 @@ from typing import Any
 import pytest
 
 from airflow_mullama import fail_points
+from airflow_mullama.demo.airflow.server import DATABASE_NAME
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = REPOSITORY / "dags"
 
 
 @pytest.fixture(scope="session")
-def airflow_home() -> Path:
+def airflow_home(airflow_database: Path) -> Path:
     """An Airflow of this process's own, with its database."""
     from airflow.sdk.execution_time import supervisor
-    from airflow.utils.db import initdb
 
     # Airflow 3.1 builds an API server for every task, with more than a second of CPU; newer ones keep theirs.
     if not hasattr(supervisor.in_process_api_server, "cache_info"):
         supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
-    initdb()
-    return Path(os.environ["AIRFLOW_HOME"])
+    home = Path(os.environ["AIRFLOW_HOME"])
+    shutil.copy(airflow_database / DATABASE_NAME, home)
+    return home
 
 
 @pytest.fixture
