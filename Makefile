@@ -54,11 +54,11 @@ demo: $(RUNTIME) ## Run the whole pipeline on real models and show what came out
 ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 	@$(BIN)/airflow-mullama demo --ui $(ARGS)
 
-# Four processes for two cores, as tests wait for servers half of their time; whatever the machine. A file's tests stay
+# Three processes for two cores, as tests wait for servers half of their time; whatever the machine. A file's tests stay
 # together, as what they share is made once for each process. The files keep their order, for the last ones are short: one
 # that took minutes would keep the other processes waiting.
 test: $(TEST) ## Run every test this machine can run
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 # Nobody mends an old Airflow's own warnings any more: here they are no errors. The tagging DAG and the tagger's held-out
 # tickets take half of the time, and show nothing that the others do not.

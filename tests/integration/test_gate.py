@@ -1,4 +1,4 @@
-"""Evaluating and gating inside Airflow: by `dag.test()`, and where a person is asked by a real scheduler."""
+"""Evaluating and gating inside Airflow. (Where a person is asked, a real scheduler is needed: see test_scheduler.)"""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from airflow_mullama.demo.airflow.server import AirflowServer
 
 pytestmark = pytest.mark.integration
 
@@ -133,56 +131,3 @@ def test_the_summary_warns_where_a_days_labels_are_not_what_they_were(
     moved = run(2, ["a"] * 20 + ["b"] * 80)
     assert [(one["value"], one["share"], one["accepted"]) for one in moved] == [("a", 0.2, 0.6), ("b", 0.8, 0.4)]
     assert (tmp_path / "accepted.json").read_bytes() == accepted
-
-
-DAG_FILE = """
-import datetime
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
-from airflow_mullama.operators import MullamaGateOperator
-
-EVALUATION = {
-    "rows": 10,
-    "without_answer": 0,
-    "answers": {"label": {"kind": "label", "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9, "rows": 10}}},
-}
-with DAG("asked", schedule=None, start_date=datetime.datetime(2026, 11, 1)):
-    gate = MullamaGateOperator(
-        task_id="gate", evaluation=EVALUATION, thresholds={"accuracy": 0.9}, if_below="ask", accepted_path=ACCEPTED
-    )
-    gate >> EmptyOperator(task_id="backfill")
-"""
-
-
-def test_a_person_is_asked_and_decides(
-    tmp_path: Path, migrated_home: Callable[[Path], Path], eventually: Callable[..., Any]
-) -> None:
-    accepted = tmp_path / "accepted.json"
-    dags = tmp_path / "dags"
-    dags.mkdir()
-    (dags / "asked.py").write_text(DAG_FILE.replace("ACCEPTED", repr(str(accepted))))
-    with AirflowServer(migrated_home(tmp_path / "home"), dags=dags) as server:
-        server.wait_for_dags(["asked"])
-        path = "/api/v2/dags/asked/dagRuns/run/taskInstances/gate"
-
-        def asked() -> Any:
-            details = server.client.get("/api/v2/dags/asked/dagRuns/run/hitlDetails")["hitl_details"]
-            return details[0] if details else None
-
-        server.client.trigger("asked", "run")
-        question = eventually(asked, seconds=120)
-        assert question["options"] == ["Approve", "Reject"]
-        assert "| accuracy | 0.7 | >= 0.9 | **no** |" in question["body"]
-        assert not accepted.exists()
-        # Answered before the scheduler has seen it wait, Airflow 3.3 takes the task for one that somebody ended.
-        eventually(
-            lambda: "TaskInstance Finished: dag_id=asked, task_id=gate" in (server.home / "scheduler.log").read_text()
-        )
-        answer = {"chosen_options": ["Approve"], "params_input": {}}
-        server.client._request("PATCH", f"{path}/-1/hitlDetails", answer)
-        eventually(lambda: server.client.run_state("asked", "run") in ("success", "failed"), seconds=120)
-        assert server.client.run_state("asked", "run") == "success"
-        told = server.client.get(f"{path}/xcomEntries/return_value?deserialize=true")["value"]
-    assert (told["passed"], told["verdicts"][0]["holds"]) == (True, False)
-    assert "approved_by" in told
-    assert json.loads(accepted.read_text())["rows"] == 10

@@ -1,7 +1,11 @@
-"""A task of a real scheduler, killed in the middle, or told to end as a pod is: the retry goes on where it stopped."""
+"""Tasks of a real scheduler: killed in the middle, told to end as a pod is, or waiting for a person's word.
+
+The retry of a task that was ended goes on where it stopped.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -51,6 +55,23 @@ for dag_id, executor in (("killed", None), ("in_a_pod", "PodExecutor")):
             retry_delay=datetime.timedelta(seconds=1),
         )
 """
+ASKED_DAG_FILE = """
+import datetime
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from airflow_mullama.operators import MullamaGateOperator
+
+EVALUATION = {
+    "rows": 10,
+    "without_answer": 0,
+    "answers": {"label": {"kind": "label", "accuracy": {"value": 0.7, "low": 0.4, "high": 0.9, "rows": 10}}},
+}
+with DAG("asked", schedule=None, start_date=datetime.datetime(2026, 11, 1)):
+    gate = MullamaGateOperator(
+        task_id="gate", evaluation=EVALUATION, thresholds={"accuracy": 0.9}, if_below="ask", accepted_path=ACCEPTED
+    )
+    gate >> EmptyOperator(task_id="backfill")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +88,10 @@ def server(folder: Path, migrated_home: Callable[[Path], Path]) -> Iterator[Airf
         (folder / name).mkdir()
     arguments = {"source": str(source), "folder": str(folder), "chunk_rows": CHUNK_ROWS, "n_parallel": N_PARALLEL}
     (dags / "killed.py").write_text(DAG_FILE.format(**arguments))
+    (dags / "asked.py").write_text(ASKED_DAG_FILE.replace("ACCEPTED", repr(str(folder / "accepted.json"))))
     executors = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor,PodExecutor:tests.integration.pod_executor.PodExecutor"}
     with AirflowServer(migrated_home(folder / "home"), dags=dags, environment=executors) as server:
-        server.wait_for_dags(["killed", "in_a_pod"])
+        server.wait_for_dags(["killed", "in_a_pod", "asked"])
         yield server
 
 
@@ -148,3 +170,30 @@ def test_a_pod_that_is_taken_away_keeps_what_was_answered(
     # What was in flight is asked again, and no row that was answered.
     assert asked - manifest["resumed_rows"] <= 2 * N_PARALLEL
     assert len(run.asked()) - ROWS <= 2 * N_PARALLEL
+
+
+def test_a_person_is_asked_and_decides(server: AirflowServer, folder: Path, eventually: Callable[..., Any]) -> None:
+    accepted = folder / "accepted.json"
+    path = "/api/v2/dags/asked/dagRuns/run/taskInstances/gate"
+
+    def asked() -> Any:
+        details = server.client.get("/api/v2/dags/asked/dagRuns/run/hitlDetails")["hitl_details"]
+        return details[0] if details else None
+
+    server.client.trigger("asked", "run")
+    question = eventually(asked, seconds=120)
+    assert question["options"] == ["Approve", "Reject"]
+    assert "| accuracy | 0.7 | >= 0.9 | **no** |" in question["body"]
+    assert not accepted.exists()
+    # Answered before the scheduler has seen it wait, Airflow 3.3 takes the task for one that somebody ended.
+    eventually(
+        lambda: "TaskInstance Finished: dag_id=asked, task_id=gate" in (server.home / "scheduler.log").read_text()
+    )
+    answer = {"chosen_options": ["Approve"], "params_input": {}}
+    server.client._request("PATCH", f"{path}/-1/hitlDetails", answer)
+    eventually(lambda: server.client.run_state("asked", "run") in ("success", "failed"), seconds=120)
+    assert server.client.run_state("asked", "run") == "success"
+    told = server.client.get(f"{path}/xcomEntries/return_value?deserialize=true")["value"]
+    assert (told["passed"], told["verdicts"][0]["holds"]) == (True, False)
+    assert "approved_by" in told
+    assert json.loads(accepted.read_text())["rows"] == 10
