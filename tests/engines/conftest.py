@@ -23,8 +23,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf")
 
 
+@pytest.fixture(scope="session")
+def held_servers() -> Iterator[list[Any]]:
+    """Servers of this process that stay until its tests are over: those that hold answers to a JSON schema.
+
+    llama.cpp keeps what llguidance knows of a vocabulary by the vocabulary's address (common/llguidance.cpp). A model
+    that is loaded where an earlier one lay gets what is known of that one: wrong answers, or an assertion that ends the
+    process. A worker loads one model in its life.
+    """
+    held: list[Any] = []
+    yield held
+    held.clear()
+
+
 @pytest.fixture
-def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def start_engine(tmp_path: Path, held_servers: list[Any]) -> Iterator[Callable[..., Any]]:
     """Start the engine in this process, for what only shows from inside; it is deleted when the test ends."""
     from airflow_mullama.engines.llamacpp.engine import LlamaCppEngine
 
@@ -63,6 +76,8 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
             )
         )
         engines.append(engine)
+        if settings.get("output_schema") is not None:
+            held_servers.append(engine._server)
         return engine
 
     yield start

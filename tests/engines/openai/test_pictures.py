@@ -27,7 +27,7 @@ Start = Callable[..., ScriptedServer]
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["red", "green"]}}, "required": ["label"]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # see held_servers
 def seeing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("seeing")
     model, mmproj = write_tiny_gguf(folder / "tiny.gguf"), write_tiny_mmproj(folder / "mmproj.gguf")

@@ -21,7 +21,7 @@ Ask = Callable[..., dict[str, Any]]
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["red", "green"]}}, "required": ["label"]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # see held_servers
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     model = write_thinking_model(tmp_path_factory.mktemp("thinking") / "qwen3.gguf")
     server = start_llama_server(model, name=MODEL)
