@@ -55,9 +55,15 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module as ``python -m`` does, without importing from the current directory."""
-    return [sys.executable, "-c", RUN_MODULE, module, *arguments]
+def module_command(module: str, *arguments: str, before: str = "") -> list[str]:
+    """The command that runs a module as ``python -m`` does, without importing from the current directory.
+
+    Args:
+        module: its name.
+        arguments: what it finds in ``sys.argv``.
+        before: statements that run first; they may import what is built into Python.
+    """
+    return [sys.executable, "-c", before + RUN_MODULE, module, *arguments]
 
 
 def import_path() -> str:
