@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -104,6 +104,26 @@ class Exited:
 Event = Any  # one of the above, or what a run puts into the same queue for itself
 
 
+def start_process(
+    arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """Start the program of a worker, with pipes for its standard streams.
+
+    Args:
+        arguments: its own.
+        environment: all that it gets.
+        descriptors: what it inherits besides.
+    """
+    return subprocess.Popen(
+        module_command("airflow_mullama.worker", *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        pass_fds=descriptors,
+    )
+
+
 class Worker:
     """A worker process. Every event reaches ``deliver``, which is called from the worker's threads.
 
@@ -134,13 +154,10 @@ class Worker:
         self._deliver = deliver
         self._outbox: queue.SimpleQueue[tuple[Frame, Any] | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
-        self._process = subprocess.Popen(
-            module_command("airflow_mullama.worker", *([scratch] if scratch else [])),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**needed_environment(spec.variables(settings.options)), **(environment or {})},
-            pass_fds=inherited_descriptors(environment or {}),
+        self._process = start_process(
+            [scratch] if scratch else [],
+            {**needed_environment(spec.variables(settings.options)), **(environment or {})},
+            inherited_descriptors(environment or {}),
         )
         self._load_watch = LoadWatch(
             self.pid, settings.load_timeout, lambda: spec.load_memory(settings), self._give_up_loading

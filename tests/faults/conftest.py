@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.run.runner import run_partition
 from airflow_mullama.storage.staging.stage import CHECKSUM, STAGE_FOLDER
+from tests.forked_process import PATIENCE_SECONDS, ForkedProcess, ForkServer
 
 ROWS = 240
 ROWS_PER_FILE = 20  # several files, so that the input is read in several batches
@@ -35,7 +34,9 @@ NULL_EVERY = 17
 SCRIPTS = Path(__file__).parent
 # Another process finds the package where this one found it.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-PATIENCE_SECONDS = 60.0
+# What is run in sessions of its own, and what that imports only once it runs.
+MODULES = ("tests.faults.broken_attempt", "tests.faults.held_cli", "airflow_mullama.commands.main")
+IMPORTED = ("airflow_mullama.commands.terminal", "airflow_mullama.jobs.generate", "airflow_mullama.run.runner")
 
 
 class InjectedError(Exception):
@@ -156,60 +157,19 @@ def living_processes(session: int) -> list[psutil.Process]:
     return found
 
 
-class ForkServer:
-    """Starts processes without the second that their imports take; else they are like any other.
+class Session:
+    """A process that leads a session of its own, for itself and its worker."""
 
-    Each ends before the next one starts.
-    """
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "fork_server.py")],
-            env=ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # what was read beyond a line could not be waited for
-        )
-
-    def start(self, module: str, *arguments: str, stderr: Path, **environment: str) -> ForkedProcess:
-        """Run a module's ``main`` in a session of its own."""
-        order = {"module": module, "arguments": arguments, "environment": environment, "stderr": str(stderr)}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        return ForkedProcess(self.answer(PATIENCE_SECONDS), self)
-
-    def answer(self, seconds: float) -> int:
-        stream = self._process.stdout
-        assert stream is not None
-        readable, _, _ = select.select([stream], [], [], seconds)
-        assert readable, f"nothing was heard within {seconds:g} s"
-        return int(stream.readline())
-
-    def close(self) -> None:
-        self._process.communicate(timeout=PATIENCE_SECONDS)
-
-
-class ForkedProcess:
-    """A process of the fork server's.
-
-    Args:
-        pid: its id, and that of its session and process group.
-        server: knows how it ends.
-    """
-
-    def __init__(self, pid: int, server: ForkServer) -> None:
-        self.pid = pid
-        self._server = server
-        self._status: int | None = None
+    def __init__(self, process: ForkedProcess) -> None:
+        self._process = process
+        self.pid = process.pid
 
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """The exit status, or the negative number of the signal that ended it."""
-        if self._status is None:
-            self._status = self._server.answer(seconds)
-        return self._status
+        return self._process.wait(seconds)
 
     def living_processes(self) -> list[psutil.Process]:
-        """Processes of its session that still run."""
+        """Processes of the session that still run."""
         return living_processes(self.pid)
 
     def close(self) -> None:
@@ -219,10 +179,29 @@ class ForkedProcess:
         self.wait()
 
 
+class Sessions:
+    """Starts sessions."""
+
+    def __init__(self, server: ForkServer) -> None:
+        self._server = server
+
+    def start(self, module: str, *arguments: str, stderr: Path, **environment: str) -> Session:
+        """Run a module's ``main`` in a session of its own; what it prints goes to the file ``stderr``."""
+        with open(os.devnull) as nothing, stderr.open("wb") as printed:
+            process = self._server.start(
+                module,
+                *arguments,
+                environment={**ENVIRONMENT, **environment},
+                streams=(nothing.fileno(), printed.fileno(), printed.fileno()),
+                session=True,
+            )
+        return Session(process)
+
+
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
+def sessions() -> Iterator[Sessions]:
+    server = ForkServer(*MODULES, *IMPORTED)
+    yield Sessions(server)
     server.close()
 
 
@@ -243,7 +222,7 @@ class Broken:
     faults: list[dict[str, Any]]
     outcome: str | None
     message: str
-    process: ForkedProcess
+    process: Session
     stderr: str
 
 
@@ -252,8 +231,8 @@ class Breaker:
     """Runs attempts in processes of their own, with a fault at the k-th arrival at a step."""
 
     folder: Path
-    server: ForkServer
-    _started: list[ForkedProcess] = field(default_factory=list)
+    sessions: Sessions
+    _started: list[Session] = field(default_factory=list)
 
     def run(self, work: Work, step: str, arrival: int, fault: str) -> Broken:
         report, marks, stderr = (self.folder / name for name in ("report.json", "faults.jsonl", "stderr"))
@@ -269,7 +248,7 @@ class Breaker:
             "report": str(report),
             "marks": str(marks),
         }
-        process = self.server.start("broken_attempt", json.dumps(order), stderr=stderr)
+        process = self.sessions.start("tests.faults.broken_attempt", json.dumps(order), stderr=stderr)
         self._started.append(process)
         status = process.wait()
         result = json.loads(report.read_text()) if report.exists() else {}
@@ -288,8 +267,8 @@ class Breaker:
 
 
 @pytest.fixture
-def breaker(tmp_path: Path, fork_server: ForkServer) -> Iterator[Breaker]:
-    breaker = Breaker(tmp_path, fork_server)
+def breaker(tmp_path: Path, sessions: Sessions) -> Iterator[Breaker]:
+    breaker = Breaker(tmp_path, sessions)
     yield breaker
     breaker.close()
 

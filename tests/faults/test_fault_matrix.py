@@ -152,6 +152,7 @@ def test_what_is_not_yet_durable_stays_bounded_while_the_disk_is_slow(
     assert work.chunk_rows <= most_asked <= bound
 
 
+@pytest.mark.usefixtures("workers_by_command")
 def test_a_worker_that_dies_at_birth_is_replaced(work: Any, monkeypatch: pytest.MonkeyPatch):
     """It may be gone before this process has started to listen to all it says."""
     killed: list[int] = []

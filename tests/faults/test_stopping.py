@@ -27,8 +27,8 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class CommandLine:
     """``airflow-mullama generate`` in a session of its own."""
 
-    def __init__(self, work: Any, folder: Path, fork_server: Any, eventually: Callable[..., Any]) -> None:
-        self._work, self._folder, self._fork_server, self._eventually = work, folder, fork_server, eventually
+    def __init__(self, work: Any, folder: Path, sessions: Any, eventually: Callable[..., Any]) -> None:
+        self._work, self._folder, self._sessions, self._eventually = work, folder, sessions, eventually
         self._process: Any = None
         self.held = folder / "held"
 
@@ -40,8 +40,8 @@ class CommandLine:
         if hold is None:
             module = "airflow_mullama.commands.main"
         else:
-            module, arguments = "held_cli", [hold, str(self.held), *arguments]
-        self._process = self._fork_server.start(module, *arguments, stderr=self._folder / "stderr", COLUMNS="500")
+            module, arguments = "tests.faults.held_cli", [hold, str(self.held), *arguments]
+        self._process = self._sessions.start(module, *arguments, stderr=self._folder / "stderr", COLUMNS="500")
 
     @property
     def pid(self) -> int:
@@ -72,8 +72,8 @@ class CommandLine:
 
 
 @pytest.fixture
-def command_line(work: Any, tmp_path: Path, fork_server: Any, eventually: Callable[..., Any]) -> Iterator[CommandLine]:
-    line = CommandLine(work, tmp_path, fork_server, eventually)
+def command_line(work: Any, tmp_path: Path, sessions: Any, eventually: Callable[..., Any]) -> Iterator[CommandLine]:
+    line = CommandLine(work, tmp_path, sessions, eventually)
     yield line
     line.close()
 

@@ -134,6 +134,7 @@ def both_loaded(session: EngineSession, rows: int) -> RequestWindow:
     return window
 
 
+@pytest.mark.usefixtures("workers_by_command")
 def test_each_worker_has_the_environment_of_its_seat(session: EngineSession):
     both_loaded(session, 100)
 

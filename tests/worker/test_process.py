@@ -31,7 +31,7 @@ from airflow_mullama.worker.client import (
     request_batch,
 )
 
-pytestmark = pytest.mark.usefixtures("no_worker_left")
+pytestmark = pytest.mark.usefixtures("no_worker_left", "workers_by_command")
 
 
 @pytest.fixture

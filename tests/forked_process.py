@@ -1,0 +1,135 @@
+"""Processes that a fork server starts, without the time that their imports take; else they are like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from airflow_mullama.child_process import import_path
+
+SCRIPT = Path(__file__).with_name("fork_server.py")
+PATIENCE_SECONDS = 60.0
+
+
+class ForkedProcess:
+    """A process of a fork server's, as :class:`subprocess.Popen` shows one.
+
+    Args:
+        answers: where its id comes from, and its exit status. If nothing comes the server is gone, and it with that.
+    """
+
+    def __init__(self, answers: int) -> None:
+        self._answers = os.fdopen(answers, "rb", buffering=0)  # what is read beyond a line could not be waited for
+        self._asked = threading.Lock()
+        self.returncode: int | None = None
+        self.stdin: BinaryIO | None = None
+        self.stdout: BinaryIO | None = None
+        self.stderr: BinaryIO | None = None
+        said = self._answer()
+        self.pid = said["pid"]
+        if "status" in said:  # it was killed before it had begun
+            self.returncode = said["status"]
+
+    def _answer(self) -> dict[str, int]:
+        answer: dict[str, int] = json.loads(self._answers.readline() or "{}")
+        return answer
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, or the negative number of the signal that ended it.
+
+        Args:
+            timeout: the most seconds to wait for it.
+        """
+        with self._asked:
+            if self.returncode is None:
+                readable, _, _ = select.select([self._answers], [], [], timeout)
+                assert readable, f"the process {self.pid} did not end within {timeout:g} s"
+                self.returncode = self._answer().get("status", -signal.SIGKILL)
+                self._answers.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class ForkServer:
+    """Forks processes that have imported some modules already.
+
+    Args:
+        modules: to import.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with orders:
+            self._process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), *modules], stdin=orders, env={**os.environ, "PYTHONPATH": import_path()}
+            )
+
+    @property
+    def pid(self) -> int:
+        """The server's process id: all that it starts are its children."""
+        return self._process.pid
+
+    def start(
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        session: bool = False,
+    ) -> ForkedProcess:
+        """Run a module's ``main`` in a process of its own, in this one's current directory.
+
+        Args:
+            module: its name.
+            arguments: what it finds in ``sys.argv``.
+            environment: all of it.
+            streams: descriptors of its standard input, output and error.
+            session: whether it leads a session of its own.
+        """
+        order = {
+            "module": module,
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": os.getcwd(),
+            "session": session,
+        }
+        answers, its_answers = os.pipe()
+        try:
+            socket.send_fds(self._orders, [json.dumps(order).encode()], [*streams, its_answers])
+        finally:
+            os.close(its_answers)
+        return ForkedProcess(answers)
+
+    def start_with_pipes(self, module: str, *arguments: str, environment: Mapping[str, str]) -> ForkedProcess:
+        """The same, with this process at the other ends of its streams."""
+        (its_input, written), (read, its_output), (errors, its_errors) = os.pipe(), os.pipe(), os.pipe()
+        its = (its_input, its_output, its_errors)
+        try:
+            process = self.start(module, *arguments, environment=environment, streams=its)
+        finally:
+            for descriptor in its:
+                os.close(descriptor)
+        process.stdin, process.stdout, process.stderr = (
+            os.fdopen(written, "wb"),
+            os.fdopen(read, "rb"),
+            os.fdopen(errors, "rb"),
+        )
+        return process
+
+    def close(self) -> None:
+        """End the server, which ends once what it started has no use for it any more."""
+        self._orders.close()
+        self._process.wait(PATIENCE_SECONDS)
