@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from airflow_mullama.progress import Snapshot
 from airflow_mullama.redaction import credentials
 from airflow_mullama.storage.filesystems import Location, resolve_location
 from airflow_mullama.worker import client
-from tests.forked_process import ForkServer
+from tests.forked_workers import WORKER_MODULE, ForkedWorkers
 
 # A shared machine says nothing of how long an example takes, and a failure must be the same for everybody.
 hypothesis.settings.register_profile(
@@ -49,14 +49,6 @@ gc.set_threshold(50_000)
 
 # A background job of a shell ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-WORKER_MODULE = "airflow_mullama.worker"
-WORKER_IMPORTS = (
-    f"{WORKER_MODULE}.host",
-    "airflow_mullama.engines.echo",
-    "airflow_mullama.engines.llamacpp.engine",
-    "airflow_mullama.engines.openai.engine",
-)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,63 +75,46 @@ def no_key_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "_patterns", ())
 
 
-class WorkerStarts:
-    """How this process starts workers: as forks of one that has imported what they all import, which takes a tenth of
-    the time. Else they are what they are everywhere.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.by_command = client.start_process
-        self._server: ForkServer | None = None
-
-    def forked(self, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> Any:
-        if descriptors:  # nothing is inherited from a process that is not the parent
-            return self.by_command(arguments, environment, descriptors)
-        self.count += 1
-        if self._server is None:
-            self._server = ForkServer(*WORKER_IMPORTS)
-        return self._server.start_with_pipes(f"{WORKER_MODULE}.host", *arguments, environment=environment)
-
-    def remember_command(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "subprocess.Popen" and WORKER_MODULE in map(str, arguments[1]):
-            self.count += 1
-
-    def is_forked(self, process: psutil.Process) -> bool:
-        return self._server is not None and process.ppid() == self._server.pid
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+_forked = ForkedWorkers()
+_by_command = 0
 
 
-_starts = WorkerStarts()
+def _count_command(event: str, arguments: tuple[Any, ...]) -> None:
+    global _by_command
+    if event == "subprocess.Popen" and WORKER_MODULE in map(str, arguments[1]):
+        _by_command += 1
+
+
 # Hooks stay for the life of the process, so there is one, and tests look at what it saw since they began.
-sys.addaudithook(_starts.remember_command)
+sys.addaudithook(_count_command)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_workers() -> Iterator[None]:
-    client.start_process = _starts.forked
+    client.start_process = _forked.start
     yield
-    client.start_process = _starts.by_command
-    _starts.close()
+    client.start_process = _forked.by_command
+    _forked.close()
 
 
 @pytest.fixture
 def workers_by_command(monkeypatch: pytest.MonkeyPatch, _forked_workers: None) -> None:
     """Workers are started by their command, as they are for users."""
-    monkeypatch.setattr(client, "start_process", _starts.by_command)
+    monkeypatch.setattr(client, "start_process", _forked.by_command)
 
 
 class StartedWorkers:
     """The worker processes that this process started since the test began, whether or not they still run."""
 
     def __init__(self) -> None:
-        self._before = _starts.count
+        self._before = self._all()
 
     def __len__(self) -> int:
-        return _starts.count - self._before
+        return self._all() - self._before
+
+    @staticmethod
+    def _all() -> int:
+        return _forked.count + _by_command
 
 
 @pytest.fixture
@@ -152,7 +127,8 @@ def worker_children(pid: int | None = None) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            if child.status() == psutil.STATUS_ZOMBIE or _starts.is_forked(child) or WORKER_MODULE in child.cmdline():
+            is_worker = child.ppid() == _forked.parent or WORKER_MODULE in child.cmdline()
+            if child.status() == psutil.STATUS_ZOMBIE or is_worker:
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

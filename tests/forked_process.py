@@ -68,13 +68,16 @@ class ForkServer:
 
     Args:
         modules: to import.
+        environment: variables for importing them, over those of this process.
     """
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self, *modules: str, **environment: str) -> None:
         self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with orders:
             self._process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), *modules], stdin=orders, env={**os.environ, "PYTHONPATH": import_path()}
+                [sys.executable, str(SCRIPT), *modules],
+                stdin=orders,
+                env={**os.environ, "PYTHONPATH": import_path(), **environment},
             )
 
     @property

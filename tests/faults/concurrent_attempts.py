@@ -19,6 +19,8 @@ from airflow_mullama import fail_points as steps
 from airflow_mullama.errors import MullamaError
 from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.run.runner import run_partition
+from airflow_mullama.worker import client
+from tests.forked_workers import ForkedWorkers
 
 LONGEST_WAIT_SECONDS = 0.004
 
@@ -59,6 +61,7 @@ def attempt(order: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     os.fsync = lambda handle: None  # a busy disk proves nothing
+    client.start_process = ForkedWorkers().start
     say({"ready": True})
     while line := sys.stdin.readline():
         say(attempt(json.loads(line)))

@@ -35,7 +35,8 @@ FIRST_DAY = "datetime(2026, 3, 2, tzinfo=timezone.utc)"
 DAYS = ["2024-02-27", "2024-02-28", "2024-02-29", "2024-03-01"]
 ROWS = 12
 RUN_COMMANDS = """
-import shlex, sys
+import gc, shlex, sys
+gc.set_threshold(50_000)
 from airflow.__main__ import main
 for command in sys.argv[1:]:
     sys.argv = ["airflow", *shlex.split(command)]

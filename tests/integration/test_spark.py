@@ -27,7 +27,9 @@ pytestmark = [
 def spark(task: str, *paths: Path) -> str:
     script = Path(__file__).with_name("spark_job.py")
     command = [sys.executable, str(script), task, *map(str, paths)]
-    environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}
+    # A few rows are not worth what optimizing Java's code for them would take.
+    java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "JAVA_TOOL_OPTIONS": java}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
