@@ -56,9 +56,10 @@ ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 
 # Three processes for two cores, as tests wait for servers half of their time; whatever the machine. A file's tests stay
 # together, as what they share is made once for each process. The files keep their order, for the last ones are short: one
-# that took minutes would keep the other processes waiting.
+# that took minutes would keep the other processes waiting. Where a process dies the run ends, with the test that it died
+# of: pytest-xdist would start that one again and again, or wait without end.
 test: $(TEST) ## Run every test this machine can run
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10 $(ARGS)
 
 # Nobody mends an old Airflow's own warnings any more: here they are no errors. The tagging DAG and the tagger's held-out
 # tickets take half of the time, and show nothing that the others do not.

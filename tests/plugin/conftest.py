@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT_MS = 120_000
 FLAGS = [
     "--disable-gpu",
@@ -117,7 +117,12 @@ class Tab:
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Iterator[Any]:
     """One for all tests, so that Airflow's own pages are fetched and compiled once; what they keep is not."""
-    context = browser.new_context(locale="en-GB", timezone_id="Europe/Berlin", viewport={"width": 1400, "height": 1000})
+    context = browser.new_context(
+        locale="en-GB",
+        timezone_id="Europe/Berlin",
+        viewport={"width": 1400, "height": 1000},
+        reduced_motion="reduce",  # without a GPU, what moves while Airflow's pages load takes a third of the CPU
+    )
     context.set_default_timeout(WAIT_MS)
     context.add_init_script("if (window === top && !window.name) { localStorage.clear(); window.name = 'begun' }")
     yield context
