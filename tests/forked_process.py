@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -37,11 +38,15 @@ class ForkedProcess:
         said = self._answer()
         self.pid = said["pid"]
         if "status" in said:  # it was killed before it had begun
-            self.returncode = said["status"]
+            self._ended(said["status"])
 
     def _answer(self) -> dict[str, int]:
         answer: dict[str, int] = json.loads(self._answers.readline() or "{}")
         return answer
+
+    def _ended(self, status: int) -> None:
+        self.returncode = status
+        self._answers.close()
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status, or the negative number of the signal that ended it.
@@ -53,14 +58,15 @@ class ForkedProcess:
             if self.returncode is None:
                 readable, _, _ = select.select([self._answers], [], [], timeout)
                 assert readable, f"the process {self.pid} did not end within {timeout:g} s"
-                self.returncode = self._answer().get("status", -signal.SIGKILL)
-                self._answers.close()
+                self._ended(self._answer().get("status", -signal.SIGKILL))
+        assert self.returncode is not None
         return self.returncode
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Send SIGKILL, if it still runs."""
         if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class ForkServer:

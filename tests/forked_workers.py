@@ -6,6 +6,7 @@ Else they are what they are for users. A test of how they are started asks for t
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,13 +31,16 @@ class ForkedWorkers:
         self.by_command = client.start_process
         self.count = 0
         self._server: ForkServer | None = None
+        self._lock = threading.Lock()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int]) -> Any:
         """Fork a worker, and count it."""
         if descriptors:  # nothing is inherited from a process that is not the parent
             return self.by_command(arguments, environment, descriptors)
-        self.count += 1
-        return self._started_server().start_with_pipes(f"{WORKER_MODULE}.host", *arguments, environment=environment)
+        with self._lock:
+            self.count += 1
+            server = self._server = self._server or started_server()
+        return server.start_with_pipes(f"{WORKER_MODULE}.host", *arguments, environment=environment)
 
     @property
     def parent(self) -> int | None:
@@ -48,9 +52,8 @@ class ForkedWorkers:
         if self._server is not None:
             self._server.close()
 
-    def _started_server(self) -> ForkServer:
-        if self._server is None:
-            heavy = [HEAVY_IMPORT] if importlib.util.find_spec(HEAVY_IMPORT) else []
-            # What they are for is read from files; see the engine.
-            self._server = ForkServer(*IMPORTS, *heavy, HF_HUB_OFFLINE="1")
-        return self._server
+
+def started_server() -> ForkServer:
+    """Start the process that workers are forks of."""
+    heavy = [HEAVY_IMPORT] if importlib.util.find_spec(HEAVY_IMPORT) else []
+    return ForkServer(*IMPORTS, *heavy, HF_HUB_OFFLINE="1")  # as the engine itself sets it

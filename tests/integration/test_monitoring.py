@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 ALERTS = DOCS / "monitoring" / "alerts.yaml"
 DASHBOARD = DOCS / "monitoring" / "grafana-dashboard.json"
-# Sent by Airflow itself: test_services.py sees it for a task that failed.
+# Sent by Airflow itself: test_scheduler.py sees it for a task that failed.
 OF_AIRFLOW = {"airflow_operator_failures": "counter", "airflow_ti_finish": "counter"}
 KINDS = {"c": "counter", "g": "gauge", "ms": "summary"}
 LAST = "everything_was_sent"
