@@ -56,8 +56,8 @@ ui: $(RUNTIME) ## Run the same demo inside Airflow, with its web UI
 
 # Three processes for two cores, as tests wait for servers half of their time; whatever the machine. A file's tests stay
 # together, as what they share is made once for each process. The files keep their order, for the last ones are short: one
-# that took minutes would keep the other processes waiting. Where a process dies the run ends, with the test that it died
-# of: pytest-xdist would start that one again and again, or wait without end.
+# that took minutes would keep the other processes waiting. If a process dies, the run ends and names the test it died
+# in: pytest-xdist would start that test again and again, or wait without end.
 test: $(TEST) ## Run every test this machine can run
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 10 $(ARGS)
 

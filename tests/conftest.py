@@ -127,8 +127,11 @@ def worker_children(pid: int | None = None) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            is_worker = child.ppid() == _forked.parent or WORKER_MODULE in child.cmdline()
-            if child.status() == psutil.STATUS_ZOMBIE or is_worker:
+            if (
+                child.status() == psutil.STATUS_ZOMBIE  # asked first: a zombie has no command line
+                or child.ppid() == _forked.parent
+                or WORKER_MODULE in child.cmdline()
+            ):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -82,7 +82,7 @@ def serve() -> Callable[[], None] | None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this folder, whose rooms have names that others may have too
+    del sys.path[0]  # this folder, whose subfolders have names that other packages may have
     # PyArrow's allocator has a thread of its own, and Python warns of that. It is prepared for being forked.
     warnings.simplefilter("ignore", DeprecationWarning)
     for name in sys.argv[1:]:

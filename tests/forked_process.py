@@ -1,4 +1,8 @@
-"""Processes that a fork server starts, without the time that their imports take; else they are like any other."""
+"""Processes that a fork server starts, without the time that their imports take.
+
+Otherwise they are like any other, except that their parent, and what ``/proc`` tells of their command line and
+environment, are the fork server's.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +39,19 @@ class ForkedProcess:
         self.stdin: BinaryIO | None = None
         self.stdout: BinaryIO | None = None
         self.stderr: BinaryIO | None = None
-        said = self._answer()
+        try:
+            said = self._answer(PATIENCE_SECONDS)
+            assert "pid" in said, "the fork server is gone"
+        except BaseException:
+            self._answers.close()
+            raise
         self.pid = said["pid"]
         if "status" in said:  # it was killed before it had begun
             self._ended(said["status"])
 
-    def _answer(self) -> dict[str, int]:
+    def _answer(self, timeout: float | None) -> dict[str, int]:
+        readable, _, _ = select.select([self._answers], [], [], timeout)
+        assert readable, f"nothing was heard within {timeout:g} s"
         answer: dict[str, int] = json.loads(self._answers.readline() or "{}")
         return answer
 
@@ -56,9 +67,7 @@ class ForkedProcess:
         """
         with self._asked:
             if self.returncode is None:
-                readable, _, _ = select.select([self._answers], [], [], timeout)
-                assert readable, f"the process {self.pid} did not end within {timeout:g} s"
-                self._ended(self._answer().get("status", -signal.SIGKILL))
+                self._ended(self._answer(timeout).get("status", -signal.SIGKILL))
         assert self.returncode is not None
         return self.returncode
 
@@ -118,6 +127,9 @@ class ForkServer:
         answers, its_answers = os.pipe()
         try:
             socket.send_fds(self._orders, [json.dumps(order).encode()], [*streams, its_answers])
+        except BaseException:
+            os.close(answers)
+            raise
         finally:
             os.close(its_answers)
         return ForkedProcess(answers)
@@ -128,6 +140,10 @@ class ForkServer:
         its = (its_input, its_output, its_errors)
         try:
             process = self.start(module, *arguments, environment=environment, streams=its)
+        except BaseException:
+            for descriptor in (written, read, errors):
+                os.close(descriptor)
+            raise
         finally:
             for descriptor in its:
                 os.close(descriptor)
@@ -139,6 +155,6 @@ class ForkServer:
         return process
 
     def close(self) -> None:
-        """End the server, which ends once what it started has no use for it any more."""
+        """End the server; workers that still run are killed with it."""
         self._orders.close()
         self._process.wait(PATIENCE_SECONDS)

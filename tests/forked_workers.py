@@ -1,6 +1,7 @@
 """Workers that are forks of a process that has imported what all of them import: started in a tenth of the time.
 
-Else they are what they are for users. A test of how they are started asks for the fixture ``workers_by_command``.
+Otherwise they behave as they do for users, except for what :mod:`tests.forked_process` says. A test of how they start,
+what they inherit or when they end without a word asks for the fixture ``workers_by_command``.
 """
 
 from __future__ import annotations
@@ -56,4 +57,5 @@ class ForkedWorkers:
 def started_server() -> ForkServer:
     """Start the process that workers are forks of."""
     heavy = [HEAVY_IMPORT] if importlib.util.find_spec(HEAVY_IMPORT) else []
-    return ForkServer(*IMPORTS, *heavy, HF_HUB_OFFLINE="1")  # as the engine itself sets it
+    # As the engine sets it before that import; forked workers cannot show that it does.
+    return ForkServer(*IMPORTS, *heavy, HF_HUB_OFFLINE="1")

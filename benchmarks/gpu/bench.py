@@ -69,7 +69,7 @@ class Bench:
         self.dry_run = dry_run
         self.minilm = minilm
         self.shapes = ("tiny",) if dry_run else ("1b", "8b")
-        self.slots = (4,) if dry_run else SLOTS
+        self.slots = (2, 4) if dry_run else SLOTS
         self.options: dict[str, Any] = {"n_ctx": 512}
         if dry_run:
             self.options["n_threads"] = 1

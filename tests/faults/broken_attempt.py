@@ -1,4 +1,4 @@
-"""One attempt at a partition that something happens to. Run as a script, with its order as JSON in the argument."""
+"""One attempt at a partition that something happens to. Its order is JSON, in the argument."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ N_PARALLEL = 2
 WINDOW = 2 * N_PARALLEL  # echo takes one row a call once it has a delay
 NULL_EVERY = 17
 
-SCRIPTS = Path(__file__).parent
 # Another process finds the package where this one found it.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 # What is run in sessions of its own, and what that imports only once it runs.

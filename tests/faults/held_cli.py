@@ -1,4 +1,4 @@
-"""The command line, with a run that stands still at a step: ``held_cli.py STEP MARK ARGUMENTS...``."""
+"""The command line, with a run that stands still at a step; its arguments are ``STEP MARK ARGUMENTS...``."""
 
 from __future__ import annotations
 

@@ -175,6 +175,7 @@ def test_a_connection_without_an_endpoint_cannot_call_one() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("workers_by_command")  # such a worker ends with the thread that started it
 @pytest.mark.parametrize(
     ("model", "said"), [("echo", "echo .* loaded 'echo'"), ("demo:ticket-tagger", "llamacpp .* loaded 'demo:ticket-t")]
 )

@@ -29,8 +29,8 @@ from tests.integration.statsd_listener import StatsdListener
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = Path(__file__).with_name("scheduled_dags")
-# What the DAG file killed.py says.
-ROWS, CHUNK_ROWS, N_PARALLEL = 400, 20, 4
+ROWS = 400
+CHUNK_ROWS, N_PARALLEL = 20, 4  # as in the DAG file killed.py
 # What Kubernetes gives a pod from SIGTERM to SIGKILL, unless it is told otherwise.
 GRACE_SECONDS = 30
 TOLD, UNTOLD = "sk-told-to-everybody-4711", "sk-never-told-to-anybody-4712"
@@ -41,7 +41,7 @@ AIRFLOW = tuple(map(int, importlib.metadata.version("apache-airflow-core").split
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(AIRFLOW < (3, 3), reason="task state stores and partitions known at runtime are of Airflow 3.3"),
+    pytest.mark.skipif(AIRFLOW < (3, 3), reason="the Airflow that they share has DAGs that need 3.3"),
 ]
 
 openlineage = pytest.mark.skipif(
@@ -131,7 +131,10 @@ def texts() -> list[str]:
 
 
 class Run:
-    """The run of one of the DAGs, from its beginning until it is ended at half."""
+    """The run of one of the DAGs of `killed.py`, from its beginning until it is ended at half.
+
+    No other task of this Airflow may have a worker meanwhile: these tests come first.
+    """
 
     def __init__(self, server: AirflowServer, dag_id: str, folder: Path, eventually: Callable[..., Any]) -> None:
         self.server, self.dag_id, self.folder, self.eventually = server, dag_id, folder / dag_id, eventually

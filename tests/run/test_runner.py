@@ -527,7 +527,7 @@ def test_samples_of_what_went_wrong_are_in_the_log(
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.usefixtures("workers_by_command")  # forks are ready before they can be killed
+@pytest.mark.usefixtures("workers_by_command")  # a forked one is ready too soon to be killed first
 def test_a_worker_that_never_comes_up_is_one_error(
     echo_job: Job, source: Path, output: Path, recorder: Any, workers: Any
 ) -> None:
