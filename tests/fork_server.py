@@ -23,6 +23,7 @@ LARGEST_ORDER = 1 << 20
 
 
 def say(descriptor: int, **what: int) -> None:
+    """Write a line, which is the last word from this process there."""
     try:
         os.write(descriptor, json.dumps(what).encode() + b"\n")
     except BrokenPipeError:

@@ -15,14 +15,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from airflow_mullama.child_process import import_path
 
 SCRIPT = Path(__file__).with_name("fork_server.py")
 PATIENCE_SECONDS = 60.0
+
+
+def pipe(buffering: int = -1) -> tuple[BinaryIO, BinaryIO]:
+    """The end to read from, and the end to write to."""
+    read, write = os.pipe()
+    return os.fdopen(read, "rb", buffering), os.fdopen(write, "wb", buffering)
 
 
 class ForkedProcess:
@@ -32,19 +38,15 @@ class ForkedProcess:
         answers: where its id comes from, and its exit status. If nothing comes the server is gone, and it with that.
     """
 
-    def __init__(self, answers: int) -> None:
-        self._answers = os.fdopen(answers, "rb", buffering=0)  # what is read beyond a line could not be waited for
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
         self._asked = threading.Lock()
         self.returncode: int | None = None
         self.stdin: BinaryIO | None = None
         self.stdout: BinaryIO | None = None
         self.stderr: BinaryIO | None = None
-        try:
-            said = self._answer(PATIENCE_SECONDS)
-            assert "pid" in said, "the fork server is gone"
-        except BaseException:
-            self._answers.close()
-            raise
+        said = self._answer(PATIENCE_SECONDS)
+        assert "pid" in said, "the fork server is gone"
         self.pid = said["pid"]
         if "status" in said:  # it was killed before it had begun
             self._ended(said["status"])
@@ -105,7 +107,7 @@ class ForkServer:
         module: str,
         *arguments: str,
         environment: Mapping[str, str],
-        streams: tuple[int, int, int],
+        streams: Sequence[IO[Any]],
         session: bool = False,
     ) -> ForkedProcess:
         """Run a module's ``main`` in a process of its own, in this one's current directory.
@@ -114,7 +116,7 @@ class ForkServer:
             module: its name.
             arguments: what it finds in ``sys.argv``.
             environment: all of it.
-            streams: descriptors of its standard input, output and error.
+            streams: its standard input, output and error.
             session: whether it leads a session of its own.
         """
         order = {
@@ -124,34 +126,19 @@ class ForkServer:
             "folder": os.getcwd(),
             "session": session,
         }
-        answers, its_answers = os.pipe()
-        try:
-            socket.send_fds(self._orders, [json.dumps(order).encode()], [*streams, its_answers])
-        except BaseException:
-            os.close(answers)
-            raise
-        finally:
-            os.close(its_answers)
+        answers, its_answers = pipe(buffering=0)  # what is read beyond a line could not be waited for
+        with its_answers:
+            descriptors = [stream.fileno() for stream in (*streams, its_answers)]
+            socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
         return ForkedProcess(answers)
 
     def start_with_pipes(self, module: str, *arguments: str, environment: Mapping[str, str]) -> ForkedProcess:
         """The same, with this process at the other ends of its streams."""
-        (its_input, written), (read, its_output), (errors, its_errors) = os.pipe(), os.pipe(), os.pipe()
-        its = (its_input, its_output, its_errors)
-        try:
-            process = self.start(module, *arguments, environment=environment, streams=its)
-        except BaseException:
-            for descriptor in (written, read, errors):
-                os.close(descriptor)
-            raise
-        finally:
-            for descriptor in its:
-                os.close(descriptor)
-        process.stdin, process.stdout, process.stderr = (
-            os.fdopen(written, "wb"),
-            os.fdopen(read, "rb"),
-            os.fdopen(errors, "rb"),
-        )
+        (its_input, stdin), (stdout, its_output), (stderr, its_errors) = pipe(), pipe(), pipe()
+        with its_input, its_output, its_errors:
+            streams = (its_input, its_output, its_errors)
+            process = self.start(module, *arguments, environment=environment, streams=streams)
+        process.stdin, process.stdout, process.stderr = stdin, stdout, stderr
         return process
 
     def close(self) -> None:

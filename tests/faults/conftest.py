@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mullama import fail_points as steps
+from airflow_mullama.child_process import import_path
 from airflow_mullama.jobs.generate import GenerateJob
 from airflow_mullama.manifest import PartitionManifest
 from airflow_mullama.run.runner import run_partition
@@ -32,7 +32,7 @@ WINDOW = 2 * N_PARALLEL  # echo takes one row a call once it has a delay
 NULL_EVERY = 17
 
 # Another process finds the package where this one found it.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": import_path()}
 # What is run in sessions of its own, and what that imports only once it runs.
 MODULES = ("tests.faults.broken_attempt", "tests.faults.held_cli", "airflow_mullama.commands.main")
 IMPORTED = ("airflow_mullama.commands.terminal", "airflow_mullama.jobs.generate", "airflow_mullama.run.runner")
@@ -191,7 +191,7 @@ class Sessions:
                 module,
                 *arguments,
                 environment={**ENVIRONMENT, **environment},
-                streams=(nothing.fileno(), printed.fileno(), printed.fileno()),
+                streams=(nothing, printed, printed),
                 session=True,
             )
         return Session(process)

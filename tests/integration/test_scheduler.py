@@ -75,8 +75,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"id": range(60), "text": [f"ticket {row}" for row in range(60)]}), lake / "in.parquet")
     for number, day in enumerate(DAYS):
         (lake / "days" / f"ds={day}").mkdir(parents=True)
-        texts = [f"ticket {row} of {day}" if row else None for row in range(4 + number)]
-        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), lake / "days" / f"ds={day}" / "a.parquet")
+        column = [f"ticket {row} of {day}" if row else None for row in range(4 + number)]
+        pq.write_table(pa.table({"id": range(len(column)), "text": column}), lake / "days" / f"ds={day}" / "a.parquet")
     write_lake(lake / "tickets", rows=140)
     for day in sorted((lake / "tickets").glob("ds=*"))[2:]:
         shutil.rmtree(day)  # two days are enough
