@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from airflow_mullama.demo.airflow.server import COMPONENTS, airflow_command, fre
 from airflow_mullama.demo.run import dags_directory
 from airflow_mullama.demo.tickets import generate_tickets
 from airflow_mullama.models.resolve import locate_model
+from tests.integration.airflow_commands import run_airflow
 
 pytestmark = [
     pytest.mark.integration,
@@ -34,14 +34,6 @@ DAG_ID = "daily_backfill"
 FIRST_DAY = "datetime(2026, 3, 2, tzinfo=timezone.utc)"
 DAYS = ["2024-02-27", "2024-02-28", "2024-02-29", "2024-03-01"]
 ROWS = 12
-RUN_COMMANDS = """
-import gc, shlex, sys
-gc.set_threshold(50_000)
-from airflow.__main__ import main
-for command in sys.argv[1:]:
-    sys.argv = ["airflow", *shlex.split(command)]
-    main()
-"""
 
 
 class DailyDag:
@@ -88,14 +80,8 @@ class DailyDag:
         return found
 
     def cli(self, *commands: str) -> None:
-        """Run `airflow` commands, one after the other in one process: each start of it costs seconds."""
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_COMMANDS, *commands],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        """Run `airflow` commands, one after the other."""
+        done = run_airflow(*commands, environment=self._environment)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def answers(self) -> bool:

@@ -7,11 +7,12 @@ import importlib.metadata
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.integration.airflow_commands import run_airflow
 
 
 def is_installed() -> bool:
@@ -26,32 +27,14 @@ installed = pytest.mark.skipif(not is_installed(), reason="Airflow finds provide
 
 Airflow = Callable[..., "subprocess.CompletedProcess[str]"]
 
-RUN_COMMANDS = """
-import contextlib, io, json, shlex, sys
-from airflow.__main__ import main
-for command in sys.argv[1:]:
-    sys.argv = ["airflow", *shlex.split(command)]
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            main()
-    finally:
-        print(json.dumps(printed.getvalue()))
-"""
-
 
 @pytest.fixture
 def airflow(airflow_home: Path) -> Airflow:
     """Run commands of Airflow's in one process, with further environment variables; what each printed is one line."""
 
     def run(*commands: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", RUN_COMMANDS, *commands],
-            env={**os.environ, "COLUMNS": "400", "AIRFLOW__CORE__TEST_CONNECTION": "Enabled", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        usual = {**os.environ, "COLUMNS": "400", "AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
+        return run_airflow(*commands, environment={**usual, **environment})
 
     return run
 
