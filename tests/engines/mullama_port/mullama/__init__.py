@@ -65,6 +65,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "tokenize": (_i, _p, ctypes.c_char_p, _i, _p, _i, _b, _b),
     "token_to_piece": (_i, _p, _i, _p, _i, _i, _b),
     "vocab_is_eog": (_b, _p, _i),
+    "vocab_n_tokens": (_i, _p),
     "context_default_params": (_Parameters,),
     "init_from_model": (_p, _p, _Parameters),
     "set_n_threads": (None, _p, _i, _i),
@@ -78,7 +79,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "get_embeddings": (_p, _p),
     "sampler_chain_init": (_p, _ChainParameters),
     "sampler_chain_add": (None, _p, _p),
-    "sampler_init_penalties": (_p, _i, _f, _f, _f),
+    "sampler_init_penalties": (_p, _i, _i, _f, _f, _f),
     "sampler_init_top_k": (_p, _i),
     "sampler_init_top_p": (_p, _f, ctypes.c_size_t),
     "sampler_init_min_p": (_p, _f, ctypes.c_size_t),
@@ -120,6 +121,7 @@ class Model:
         if not model.pointer:
             raise RuntimeError("Failed to load model: Failed to load model - check file format and parameters")
         model.vocabulary = _call("model_get_vocab", model.pointer)
+        model.n_vocab = _call("vocab_n_tokens", model.vocabulary)
         model.n_embd = _call("model_n_embd", model.pointer)
         model.n_layer = _call("model_n_layer", model.pointer)
         model.n_ctx_train = _call("model_n_ctx_train", model.pointer)
@@ -155,11 +157,12 @@ class SamplerParams:
     penalty_last_n: int = 64
     seed: int = 0
 
-    def build_chain(self) -> int:
+    def build_chain(self, n_vocab: int) -> int:
         stages = []
         if self.penalty_repeat != 1.0 or self.penalty_freq != 0.0 or self.penalty_present != 0.0:
             penalties = (self.penalty_last_n, self.penalty_repeat, self.penalty_freq, self.penalty_present)
-            stages.append(_call("sampler_init_penalties", *penalties))
+            # Newer than the bindings' llama.cpp: there the size of the vocabulary is not asked for.
+            stages.append(_call("sampler_init_penalties", n_vocab, *penalties))
         if self.top_k > 0:
             stages.append(_call("sampler_init_top_k", self.top_k))
         if self.top_p < 1.0:
@@ -237,7 +240,7 @@ class Context:
         if not tokens:
             raise RuntimeError("Generation failed: Empty prompt tokens")
         self.decode(tokens)
-        chain = (params or SamplerParams(seed=2**32 - 1)).build_chain()
+        chain = (params or SamplerParams(seed=2**32 - 1)).build_chain(self._model.n_vocab)
         written: list[int] = []
         try:
             for _ in range(max_tokens):
