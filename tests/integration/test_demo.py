@@ -18,7 +18,7 @@ from airflow_mullama.demo.run import run_demo
 from airflow_mullama.models.minilm import GGUF_NAME, PACKAGE, DemoModelUnavailableError
 from airflow_mullama.models.resolve import locate_model
 
-ROWS = 280
+ROWS = 140
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_the_demo(
     directory = tmp_path / "demo"
     assert run_demo(directory, rows=ROWS) == 0
     shown = capsys.readouterr().out
-    assert "Wrote 280 support tickets of 7 days" in shown
+    assert "Wrote 140 support tickets of 7 days" in shown
     for task in ("tag", "embed"):
         assert len(re.findall(rf"^{task} +ds=2026-03-0\d +\[(\d+)/\1\] 100\.0%", shown, re.MULTILINE)) == 7
     assert "failed: prompt_too_long" in shown
@@ -68,7 +68,7 @@ def test_what_is_there_already_and_a_model_that_is_not_are_said_at_once(
     (tmp_path / "airflow").write_text("where Airflow's files would go: it is not started")
     assert run_demo(tmp_path, rows=ROWS) == 1
     shown = capsys.readouterr().out
-    assert "Found 280 support tickets" in shown
+    assert "Found 140 support tickets" in shown
     assert "Tickets are tagged but not embedded: demo:minilm needs a package: install it." in shown
 
 

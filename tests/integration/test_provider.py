@@ -68,11 +68,12 @@ def test_the_decorators_are_known(airflow_home: Path) -> None:
 
 @installed
 def test_a_connection_is_tested_from_the_command_line(airflow: Airflow) -> None:
-    for model, status, sentence in (
-        ("demo:ticket-tagger", 0, "Connection success!"),
-        ("/no/such.gguf", 1, "The model '/no/such.gguf' does not exist"),
-    ):
-        connection = json.dumps({"conn_type": "mullama", "extra": {"model": model, "n_parallel": 2}})
-        tested = airflow("connections test gpu_box", AIRFLOW_CONN_GPU_BOX=connection)
-        assert tested.returncode == status, tested.stdout + tested.stderr
-        assert sentence in tested.stdout
+    connections = {
+        f"AIRFLOW_CONN_{name}": json.dumps({"conn_type": "mullama", "extra": {"model": model, "n_parallel": 2}})
+        for name, model in (("TAGGER", "demo:ticket-tagger"), ("NOTHING", "/no/such.gguf"))
+    }
+    tested = airflow("connections test tagger", "connections test nothing", **connections)
+    tagger, nothing = tested.stdout.splitlines()[-2:]
+    assert "Connection success!" in tagger, tested.stdout + tested.stderr
+    assert "The model '/no/such.gguf' does not exist" in nothing
+    assert tested.returncode == 1

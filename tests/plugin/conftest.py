@@ -22,6 +22,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # No page lives long enough for optimized code to be worth what compiling it takes.
+    "--js-flags=--no-opt --no-maglev",
 ]
 # Airflow's own page gives the frame of every plugin both rights.
 NOT_OURS = "can escape its sandboxing"
