@@ -101,6 +101,7 @@ OF_ATTEMPT = tuple(one.name for one in fields(RowCounts) if one.metadata.get("of
 """Those that say what one attempt did: an output that was already right has none of them."""
 
 _BY_NAME = ("status_counts", "error_types")
+_NUMBERS = tuple(name for name in FIGURES if name not in _BY_NAME)
 _COLUMN_OF = {one.name: one.metadata[_COLUMN] for one in fields(RowCounts) if _COLUMN in one.metadata}
 
 
@@ -141,14 +142,13 @@ def add_up(counts: Iterable[RowCounts]) -> RowCounts:
     """The sum of every figure. One that is ``None`` everywhere stays so."""
     total: dict[str, Any] = {}
     for one in counts:
-        for name in FIGURES:
-            value = getattr(one, name)
-            if isinstance(value, Mapping):
-                into = total.setdefault(name, {})
-                for key, count in value.items():
-                    if count:
-                        into[key] = into.get(key, 0) + count
-            elif value is not None:
+        for name in _BY_NAME:
+            into = total.setdefault(name, {})
+            for key, count in getattr(one, name).items():
+                if count:
+                    into[key] = into.get(key, 0) + count
+        for name in _NUMBERS:
+            if (value := getattr(one, name)) is not None:
                 total[name] = total.get(name, 0) + value
     return RowCounts(**total)
 
