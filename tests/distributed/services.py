@@ -167,4 +167,4 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_
                 return value
         if time.monotonic() > end:
             raise TimeoutError(f"Waited {seconds:.0f} s for {what}, in vain.")
-        time.sleep(0.2)
+        time.sleep(0.5)  # looking is work too: listing a bucket most of all

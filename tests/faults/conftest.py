@@ -24,9 +24,9 @@ from airflow_mullama.run.runner import run_partition
 from airflow_mullama.storage.staging.stage import CHECKSUM, STAGE_FOLDER
 from tests.forked_process import PATIENCE_SECONDS, ForkedProcess, ForkServer
 
-ROWS = 240
-ROWS_PER_FILE = 20  # several files, so that the input is read in several batches
-CHUNK_ROWS = 10
+ROWS = 120
+ROWS_PER_FILE = 10  # several files, so that the input is read in several batches
+CHUNK_ROWS = 5
 N_PARALLEL = 2
 WINDOW = 2 * N_PARALLEL  # echo takes one row a call once it has a delay
 NULL_EVERY = 17
