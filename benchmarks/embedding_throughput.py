@@ -294,7 +294,7 @@ def main() -> None:
         texts, model, tokenizer = arguments.files
         bare_engine(json.loads(Path(texts).read_text())[: arguments.rows], model, tokenizer, arguments.bare)
     if arguments.short:
-        arguments.rows, arguments.rounds = 80, 1
+        arguments.rows, arguments.rounds = 200, 1
 
     from airflow_mullama.cache import cache_directory
     from airflow_mullama.engines.registry import load_spec
