@@ -72,6 +72,7 @@ def test_a_connection_is_tested_from_the_command_line(airflow: Airflow) -> None:
         f"AIRFLOW_CONN_{name}": json.dumps({"conn_type": "mullama", "extra": {"model": model, "n_parallel": 2}})
         for name, model in (("TAGGER", "demo:ticket-tagger"), ("NOTHING", "/no/such.gguf"))
     }
+    # The second is run only if the first ends well.
     tested = airflow("connections test tagger", "connections test nothing", **connections)
     tagger, nothing = tested.stdout.splitlines()[-2:]
     assert "Connection success!" in tagger, tested.stdout + tested.stderr

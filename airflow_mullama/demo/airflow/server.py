@@ -39,7 +39,7 @@ COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
 DATABASE_NAME: Final = "airflow.db"
 MIGRATED_NAME: Final = "migrated-to"
 START_SECONDS: Final = 120.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.1
 _LOCK_SECONDS = STOP_SECONDS + 5.0
 
 
